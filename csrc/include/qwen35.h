@@ -1,0 +1,321 @@
+/* qwen35.h - the public C API of qwen35cpp.
+ *
+ * The engine opens GGUF files of architecture `qwen35` (the Qwen 3.5 dense family), turns text
+ * into token ids and evaluates the model. This header is plain C99 and the whole contract.
+ *
+ * Conventions
+ *   - Every call that can fail returns a qwen35_status. On failure qwen35_last_error() holds one
+ *     sentence for this thread; out-parameters are left untouched unless stated.
+ *   - The library never prints, aborts or exits.
+ *   - A qwen35_model is immutable after opening and may be used by any number of threads.
+ *     A qwen35_session or qwen35_sampler belongs to one thread at a time; only
+ *     qwen35_session_cancel() may be called from another one.
+ *   - Parameter structs begin with `struct_size`; fill them with their _defaults() function.
+ *   - Strings are UTF-8 and need not be valid; lengths are in bytes; pointers may be NULL only
+ *     where stated.
+ */
+#ifndef QWEN35_H
+#define QWEN35_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#if defined(QWEN35_BUILD)
+#define QWEN35_API __declspec(dllexport)
+#else
+#define QWEN35_API __declspec(dllimport)
+#endif
+#else
+#define QWEN35_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- status ------------------------------------------------------------------------------- */
+
+typedef int32_t qwen35_status;
+
+enum {
+  QWEN35_OK = 0,
+  QWEN35_ERROR_ARGUMENT = 1,    /* the caller passed something out of range */
+  QWEN35_ERROR_IO = 2,          /* the operating system refused to open, read or write */
+  QWEN35_ERROR_MODEL = 3,       /* the file is not a valid model; names key, offset, expected, found */
+  QWEN35_ERROR_UNSUPPORTED = 4, /* valid, but outside what this engine runs */
+  QWEN35_ERROR_MEMORY = 5,      /* not enough memory; names need */
+  QWEN35_ERROR_CONTEXT = 6,     /* more tokens than the session's context */
+  QWEN35_ERROR_CANCELLED = 7,   /* qwen35_session_cancel() was called */
+  QWEN35_ERROR_CPU = 8,         /* this CPU, or the tier asked for, cannot run the engine */
+  QWEN35_ERROR_INTERNAL = 9     /* a bug in the engine */
+};
+
+/* Message of the last failed call on this thread; "" if none. Valid until the next call. */
+QWEN35_API const char *qwen35_last_error(void);
+
+/* Semantic version of the library, e.g. "0.1.0". */
+QWEN35_API const char *qwen35_version(void);
+
+/* What the CPU offers and what is used, one line of `key=value` pairs, e.g.
+ * "isa=avx512 features=avx2,fma,f16c,avx512,vnni,bf16 cores=2". The environment variable QWEN35_ISA
+ * (scalar, avx2, avx512, neon) limits the tier; fails with ERROR_CPU when it names an unknown or an
+ * unavailable one. `text` receives at most `capacity` bytes including the final NUL. */
+QWEN35_API qwen35_status qwen35_system_info(char *text, size_t capacity);
+
+/* ---- model -------------------------------------------------------------------------------- */
+
+typedef struct qwen35_model qwen35_model;
+
+typedef struct qwen35_model_params {
+  uint32_t struct_size;
+  int32_t n_threads;  /* 0: one per physical core this process may use */
+  int32_t vocab_only; /* nonzero: read the header and tokenizer only, no weights */
+  int32_t use_mmap;   /* nonzero: map the weights instead of reading them into private memory */
+} qwen35_model_params;
+
+/* Shape of the opened model. Names follow the Qwen 3.5 configuration. */
+typedef struct qwen35_model_info {
+  uint32_t n_layer;        /* trunk layers, without multi-token-prediction layers */
+  uint32_t n_mtp_layer;    /* 0 when the file carries none */
+  uint32_t n_embd;         /* hidden size */
+  uint32_t n_ff;           /* SwiGLU inner size */
+  uint32_t n_head;         /* query heads */
+  uint32_t n_head_kv;
+  uint32_t head_dim;
+  uint32_t n_rot;          /* rotary dimensions of each head */
+  uint32_t n_lin_k_head;   /* linear-attention key heads */
+  uint32_t n_lin_v_head;
+  uint32_t lin_head_dim;
+  uint32_t conv_kernel;
+  uint32_t full_attention_interval;
+  uint32_t n_vocab;
+  uint32_t n_ctx_train;
+  uint32_t tied_embeddings; /* 1: the output head is the embedding matrix */
+  int32_t eos_token;        /* -1 when absent */
+  int32_t pad_token;        /* -1 when absent */
+  uint64_t n_params;        /* elements of all text tensors */
+  uint64_t weight_bytes;    /* bytes of all text tensors as stored */
+  uint64_t step_bytes;      /* weight bytes read to decode one token (embedding: one row) */
+  uint64_t step_macs;       /* multiply-accumulates of the matrices per decoded token */
+  int32_t file_type;        /* general.file_type, -1 when absent */
+  int32_t matrix_type;      /* tensor type that holds most of the matrix bytes */
+} qwen35_model_info;
+
+QWEN35_API void qwen35_model_defaults(qwen35_model_params *params);
+
+/* Opens `path`; for a sharded model any of its -0000i-of-0000n.gguf files. params may be NULL. */
+QWEN35_API qwen35_status qwen35_model_open(const char *path, const qwen35_model_params *params,
+                                           qwen35_model **out);
+/* Sessions of the model must be closed first. NULL is allowed. */
+QWEN35_API void qwen35_model_close(qwen35_model *model);
+QWEN35_API qwen35_status qwen35_model_get_info(const qwen35_model *model, qwen35_model_info *out);
+/* Threads in use, the caller's included. */
+QWEN35_API int32_t qwen35_model_threads(const qwen35_model *model);
+/* A string of the file's metadata (e.g. "general.name", "tokenizer.chat_template"), NUL-terminated
+ * and owned by the model; NULL when absent or not a string. */
+QWEN35_API const char *qwen35_model_string(const qwen35_model *model, const char *key);
+
+/* ---- tokenizer ---------------------------------------------------------------------------- */
+
+enum {
+  QWEN35_TOKENIZE_SPECIAL = 1 /* recognise control tokens in the text; off for text from users */
+};
+
+enum {
+  QWEN35_TOKEN_NORMAL = 1,
+  QWEN35_TOKEN_CONTROL = 3,      /* <|im_end|> and the like: never printed */
+  QWEN35_TOKEN_USER_DEFINED = 4, /* <think>, <tool_call>: printed as text */
+  QWEN35_TOKEN_UNUSED = 5        /* padding rows of the vocabulary, never sampled */
+};
+
+/* Writes at most `capacity` ids to `tokens` (NULL allowed when capacity is 0) and the number needed
+ * to *n_tokens. Returns QWEN35_OK also when the buffer was too small: compare the two.
+ * Ill-formed UTF-8 is replaced by U+FFFD as Python's errors="replace" does. */
+QWEN35_API qwen35_status qwen35_tokenize(const qwen35_model *model, const char *text, size_t length,
+                                         uint32_t flags, int32_t *tokens, size_t capacity,
+                                         size_t *n_tokens);
+/* The bytes that `token` stands for: not NUL-terminated, owned by the model, possibly part of a
+ * character. *length is 0 for unused tokens. `type` may be NULL. */
+QWEN35_API qwen35_status qwen35_token_bytes(const qwen35_model *model, int32_t token,
+                                            const char **bytes, size_t *length, int32_t *type);
+
+/* ---- session ------------------------------------------------------------------------------ */
+
+typedef struct qwen35_session qwen35_session;
+
+enum { QWEN35_KV_AUTO = 0, QWEN35_KV_F32 = 1, QWEN35_KV_F16 = 2 };
+
+typedef struct qwen35_session_params {
+  uint32_t struct_size;
+  uint32_t n_ctx;   /* tokens; 0: the model's native context. Reserved, committed as it fills */
+  uint32_t n_batch; /* tokens evaluated at once in prefill; 0: 512. Bounds the scratch memory */
+  int32_t kv_type;  /* QWEN35_KV_*; AUTO is F32 for files of F32 matrices, else F16 */
+} qwen35_session_params;
+
+/* Where the results of qwen35_session_eval() go. Rows are in token order. */
+typedef struct qwen35_outputs {
+  uint32_t struct_size;
+  const uint8_t *want; /* [n] nonzero: give a row for this token; NULL: the last token only */
+  float *logits;       /* [rows, n_vocab] or NULL */
+  float *hidden;       /* [rows, n_embd], after the final norm, or NULL */
+  float *hidden_sum;   /* [n_embd]: the sum of the hidden rows is added to it, or NULL */
+} qwen35_outputs;
+
+/* Called between prefill chunks with the tokens done so far; return nonzero to cancel. */
+typedef int32_t (*qwen35_progress)(void *user, size_t done, size_t total);
+
+QWEN35_API void qwen35_session_defaults(qwen35_session_params *params);
+QWEN35_API qwen35_status qwen35_session_create(qwen35_model *model,
+                                               const qwen35_session_params *params,
+                                               qwen35_session **out);
+QWEN35_API void qwen35_session_close(qwen35_session *session);
+/* Tokens evaluated so far: the position of the next one. */
+QWEN35_API uint32_t qwen35_session_position(const qwen35_session *session);
+QWEN35_API uint32_t qwen35_session_context(const qwen35_session *session);
+/* Forgets every token. */
+QWEN35_API void qwen35_session_reset(qwen35_session *session);
+/* Evaluates n tokens at the current position. outputs may be NULL: then only the logits of the last
+ * token are computed and kept for qwen35_session_sample(). They are kept as well whenever the last
+ * token is wanted. After ERROR_CANCELLED the session stands at the last finished chunk and can be
+ * used on. progress may be NULL. */
+QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens,
+                                             size_t n, const qwen35_outputs *outputs,
+                                             qwen35_progress progress, void *user);
+/* Makes the eval now running on `session` (any thread) return ERROR_CANCELLED soon, or the next one
+ * when none runs. */
+QWEN35_API void qwen35_session_cancel(qwen35_session *session);
+/* Drops a cancel request that came too late. */
+QWEN35_API void qwen35_session_clear_cancel(qwen35_session *session);
+/* Bytes of address space reserved for the context and bytes committed so far. */
+QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved,
+                                      uint64_t *committed);
+
+/* ---- sampling ----------------------------------------------------------------------------- */
+
+typedef struct qwen35_sampler qwen35_sampler;
+
+/* Order of application: logit bias, penalties, temperature, top_k, top_p, min_p, draw.
+ * temperature 0 is greedy and ignores top_k, top_p and min_p. */
+typedef struct qwen35_sampling_params {
+  uint32_t struct_size;
+  float temperature;        /* >= 0 */
+  int32_t top_k;            /* 0: off */
+  float top_p;              /* 1: off */
+  float min_p;              /* 0: off */
+  float presence_penalty;   /* subtracted once from every id already generated */
+  float frequency_penalty;  /* subtracted per occurrence */
+  float repetition_penalty; /* 1: off; divides positive, multiplies negative logits, prompt included */
+  uint64_t seed;
+  int32_t n_logprobs;            /* alternatives to report with each token, 0..20 */
+  const int32_t *bias_tokens;    /* [n_bias] or NULL */
+  const float *bias_values;      /* [n_bias] added to the logits */
+  size_t n_bias;
+} qwen35_sampling_params;
+
+typedef struct qwen35_logprob {
+  int32_t token;
+  float logprob; /* natural log, of the distribution before temperature and truncation */
+} qwen35_logprob;
+
+typedef struct qwen35_sample {
+  int32_t token;
+  float logprob;
+  int32_t n_top;           /* entries used in top */
+  qwen35_logprob top[20];  /* most likely first */
+} qwen35_sample;
+
+QWEN35_API void qwen35_sampling_defaults(qwen35_sampling_params *params);
+/* The arrays in params are copied. */
+QWEN35_API qwen35_status qwen35_sampler_create(const qwen35_model *model,
+                                               const qwen35_sampling_params *params,
+                                               qwen35_sampler **out);
+QWEN35_API void qwen35_sampler_close(qwen35_sampler *sampler);
+/* Tells the sampler about tokens it did not draw. from_prompt: counted by repetition_penalty only. */
+QWEN35_API qwen35_status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *tokens,
+                                               size_t n, int32_t from_prompt);
+/* Draws from logits [n_vocab] and accepts the token drawn. Unused vocabulary rows are never drawn. */
+QWEN35_API qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits,
+                                               qwen35_sample *out);
+/* Draws from the logits that the last eval of `session` kept. */
+QWEN35_API qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sampler,
+                                               qwen35_sample *out);
+
+/* ---- text stream: tokens to text, with stop strings ---------------------------------------- */
+
+typedef struct qwen35_stream qwen35_stream;
+
+/* Stop strings are n_stop pointers with their lengths; copied. Control tokens print nothing unless
+ * `special` is nonzero. */
+QWEN35_API qwen35_status qwen35_stream_create(const qwen35_model *model, const char *const *stop,
+                                              const size_t *stop_lengths, size_t n_stop,
+                                              int32_t special, qwen35_stream **out);
+QWEN35_API void qwen35_stream_close(qwen35_stream *stream);
+/* Feeds one token. *text and *length receive whole characters that can be shown now (valid until the
+ * next call); text that may still turn out to be a stop string or half a character is held back.
+ * *stopped is set to the index of the stop string met, else -1; the stop string is not shown. */
+QWEN35_API qwen35_status qwen35_stream_push(qwen35_stream *stream, int32_t token, const char **text,
+                                            size_t *length, int32_t *stopped);
+/* Ends the stream: gives what was held back, a truncated character as U+FFFD. */
+QWEN35_API qwen35_status qwen35_stream_finish(qwen35_stream *stream, const char **text,
+                                              size_t *length);
+
+/* ---- GGUF files and quantisation: for converters and inspection ------------------------------ */
+
+typedef struct qwen35_gguf qwen35_gguf;
+
+typedef struct qwen35_gguf_value {
+  const char *key;
+  size_t key_length;
+  int32_t type;         /* GGUF value type: 0 u8, 1 i8, ... 8 string, 9 array, ... 12 f64 */
+  int32_t element_type; /* of an array; else -1 */
+  uint64_t count;       /* elements of an array; else 1 */
+  const void *data;     /* little-endian scalars; strings: u64 length and bytes, one after another */
+  uint64_t bytes;       /* of data */
+} qwen35_gguf_value;
+
+typedef struct qwen35_gguf_tensor {
+  const char *name;
+  size_t name_length;
+  int32_t type; /* tensor type, see qwen35_type_info */
+  uint32_t n_dims;
+  uint64_t ne[4];  /* fastest dimension first, 1 where unused */
+  uint64_t offset; /* from the start of its file */
+  uint64_t bytes;
+  uint32_t shard; /* index of the file for sharded models */
+} qwen35_gguf_tensor;
+
+/* Any well-formed GGUF file, of any architecture. */
+QWEN35_API qwen35_status qwen35_gguf_open(const char *path, qwen35_gguf **out);
+QWEN35_API void qwen35_gguf_close(qwen35_gguf *file);
+QWEN35_API size_t qwen35_gguf_value_count(const qwen35_gguf *file);
+QWEN35_API qwen35_status qwen35_gguf_get_value(const qwen35_gguf *file, size_t index,
+                                               qwen35_gguf_value *out);
+QWEN35_API size_t qwen35_gguf_tensor_count(const qwen35_gguf *file);
+QWEN35_API qwen35_status qwen35_gguf_get_tensor(const qwen35_gguf *file, size_t index,
+                                                qwen35_gguf_tensor *out);
+/* Reads `bytes` bytes of a tensor from byte `offset` of its data. */
+QWEN35_API qwen35_status qwen35_gguf_read(const qwen35_gguf *file, size_t index, uint64_t offset,
+                                          void *dst, uint64_t bytes);
+
+typedef struct qwen35_type_traits {
+  const char *name;     /* e.g. "Q4_K" */
+  uint32_t block_size;  /* values in a block */
+  uint32_t block_bytes; /* bytes of a block */
+  int32_t can_encode;
+} qwen35_type_traits;
+
+/* ERROR_UNSUPPORTED for a type the engine does not know. */
+QWEN35_API qwen35_status qwen35_type_info(int32_t type, qwen35_type_traits *out);
+/* Encodes rows x cols floats. importance: [cols] weights >= 0 (mean squared activations) or NULL.
+ * cols must be a multiple of block_size. Single-threaded: split by rows for more. */
+QWEN35_API qwen35_status qwen35_quantize(int32_t type, const float *src, uint64_t rows,
+                                         uint64_t cols, const float *importance, void *dst);
+QWEN35_API qwen35_status qwen35_dequantize(int32_t type, const void *src, uint64_t rows,
+                                           uint64_t cols, float *dst);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* QWEN35_H */
