@@ -20,9 +20,9 @@ void clear_error();
 }  // namespace q35
 
 // Returns from the calling function when `expr` is not kOk.
-#define Q35_TRY(expr)                                      \
-  do {                                                     \
-    if (::q35::Status q35_status_ = (expr)) {              \
-      return q35_status_;                                  \
-    }                                                      \
+#define Q35_TRY(expr)                         \
+  do {                                        \
+    if (::q35::Status q35_status_ = (expr)) { \
+      return q35_status_;                     \
+    }                                         \
   } while (0)

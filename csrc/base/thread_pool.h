@@ -25,7 +25,8 @@ class ThreadPool {
   template <class Fn>
   void run(uint32_t n, const Fn &fn) {
     run_items(
-        n, [](const void *context, uint32_t item, int thread) {
+        n,
+        [](const void *context, uint32_t item, int thread) {
           (*static_cast<const Fn *>(context))(item, thread);
         },
         &fn);
@@ -37,7 +38,7 @@ class ThreadPool {
  private:
   using ItemFn = void (*)(const void *context, uint32_t item, int thread);
   void run_items(uint32_t n, ItemFn fn, const void *context);
-  bool take_and_run(uint32_t epoch, int thread);
+  void take_and_run(uint32_t epoch, int thread);
   void worker(int thread);
 
   struct State;
