@@ -1,0 +1,144 @@
+// The table of compute kernels. scalar/ fills every slot; each ISA tier the CPU has overlays its
+// own, weakest first (init in dispatch.cpp). A table is passed around, never global, so one process
+// can hold two and compare them.
+//
+// Rules: a kernel allocates nothing, starts no thread, cannot fail, and works on a sub-range that
+// the caller chose. Names follow q35_<op>_<types>_<isa>.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quant/quant.h"
+
+namespace q35 {
+
+// Activations are quantised to int8 in groups of kActGroup values with a float scale each.
+constexpr uint32_t kActGroup = 32;
+// Columns of the right operand of gemm_f32, and the width of a state block of the delta rule.
+constexpr uint32_t kTileCols = 32;
+// Most tokens that gemv takes at once; more go through gemm.
+constexpr uint32_t kGemvMaxCols = 8;
+
+// Quantised activations of some tokens: token t has q + t*k, d + t*(k/32), s + t*(k/16).
+struct ActQ8 {
+  const int8_t *q;  // [tokens, k] in [-127, 127]
+  const float *d;   // [tokens, k/32] scale: x = d * q
+  const float *s;   // [tokens, k/16] d * (sum of the 16 q): for formats with an offset or a minimum
+};
+
+// y[c * y_stride + r] = sum_k W[r][k] * x[c][k] for r in [0, rows), c in [0, n_cols), n_cols <= 8.
+struct GemvArgs {
+  const uint8_t *w;  // rows of blocks as in the file
+  uint64_t row_bytes;
+  uint32_t rows;
+  uint32_t k;
+  uint32_t n_cols;
+  ActQ8 act;       // for integer formats
+  const float *x;  // [n_cols, k], for float formats
+  float *y;
+  uint64_t y_stride;
+};
+using GemvFn = void (*)(const GemvArgs &);
+
+// Shape of one panel: weights of panel_rows rows, unpacked to int8 with float scales.
+struct PanelShape {
+  uint32_t k;
+  uint32_t group;  // 16 or 32 values per scale
+  bool has_min;
+};
+
+struct Kernels {
+  const char *isa;
+
+  // ---- activations
+  // x: [k] -> q: [k], d: [k/32], s: [k/16]; rounds to nearest even.
+  void (*quantize_q8)(const float *x, uint32_t k, int8_t *q, float *d, float *s);
+
+  // ---- few tokens: streams the blocks once. By DType number; null: go through a panel.
+  GemvFn gemv[32];
+
+  // ---- many tokens: integer panels (private layout of the tier)
+  uint32_t panel_rows;   // rows in a panel
+  uint32_t tile_tokens;  // tokens in an activation tile
+  size_t (*panel_bytes)(const PanelShape &shape);
+  size_t (*tile_bytes)(uint32_t k);
+  // Unpacks `rows` <= panel_rows rows of w into `panel` (missing rows become zero). scratch: at
+  // least pack_scratch_bytes(k).
+  void (*pack_panel)(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
+                     uint32_t k, void *panel, void *scratch);
+  size_t (*pack_scratch_bytes)(uint32_t k);
+  // Lays out n <= tile_tokens tokens (missing ones become zero).
+  void (*pack_tile)(const ActQ8 &act, uint32_t n, uint32_t k, void *tile);
+  // out[t * out_stride + r] for t in [0, n), r in [0, rows).
+  void (*gemm_q8)(const PanelShape &shape, const void *panel, const void *tile, uint32_t rows,
+                  uint32_t n, float *out, uint64_t out_stride);
+
+  // ---- float matrix product: c[i][j] = alpha * c[i][j] + sum_k a[i * a_row + k * a_k] * b[k][j]
+  // for i in [0, m), j in [0, 32). alpha == 0 does not read c. b: [k_count] rows of 32 at b_stride.
+  void (*gemm_f32)(const float *a, uint64_t a_row, uint64_t a_k, uint32_t m, const float *b,
+                   uint64_t b_stride, uint32_t k_count, float alpha, float *c, uint64_t c_stride);
+  // x[i] -= sum_{j<i} a[i * a_stride + j] * x[j] for i in [0, n): unit lower triangular solve of 32
+  // columns. x: [n, 32] at x_stride.
+  void (*solve_lower)(const float *a, uint64_t a_stride, uint32_t n, float *x, uint64_t x_stride);
+
+  // ---- rows of floats; every length is a multiple of 16 unless stated
+  void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *y);
+  // y = w * x * rsqrt(mean(x^2) + eps) * silu(z)
+  void (*gated_norm)(const float *x, const float *z, const float *w, uint32_t n, float eps,
+                     float *y);
+  // x *= scale * rsqrt(sum(x^2) + eps)
+  void (*l2_norm)(float *x, uint32_t n, float eps, float scale);
+  void (*add)(float *x, const float *y, uint32_t n);                           // x += y
+  void (*silu_mul)(const float *gate, const float *up, uint32_t n, float *y);  // silu(gate) * up
+  void (*sigmoid_mul)(float *x, const float *gate, uint32_t n);                // x *= sigmoid(gate)
+  void (*scale)(float *x, float factor, uint32_t n);                           // x *= factor
+  // Half-split rotation of x[0..n_rot): pairs (j, j + n_rot/2). cos, sin: [n_rot/2].
+  // Any even n_rot.
+  void (*rope)(float *x, const float *cos, const float *sin, uint32_t n_rot);
+  // y[c] = silu(w[0][c] x0[c] + w[1][c] x1[c] + w[2][c] x2[c] + w[3][c] x3[c]); x3 the newest.
+  // w: [4] rows of n at w_stride.
+  void (*conv4_silu)(const float *x0, const float *x1, const float *x2, const float *x3,
+                     const float *w, uint64_t w_stride, uint32_t n, float *y);
+  // One token of the delta rule on 32 columns of a head's state. state: [d, 32].
+  //   state *= decay;  delta = beta * (v - state^T k);  state += k delta^T;  o = state^T q
+  void (*delta_step)(float *state, uint32_t d, const float *q, const float *k, const float *v,
+                     float decay, float beta, float *o);
+  // Online softmax of one row of scores. m, l: running maximum and sum. s becomes exp(s - new m);
+  // returns the factor by which earlier accumulations must shrink.
+  float (*softmax_step)(float *s, uint32_t n, float *m, float *l);
+  // The same for 32 rows at once, stored as columns: s: [n, 32]; m, l, shrink: [32].
+  void (*softmax_cols)(float *s, uint32_t n, float *m, float *l, float *shrink);
+  // x[i][j] *= factor[j] for i in [0, n), j in [0, 32)
+  void (*scale_cols)(float *x, const float *factor, uint32_t n);
+  // dot products of nq query rows with n keys: s[i * s_stride + j] = q[i] . k[j]. d % 32 == 0.
+  // k: rows of d halves or floats at k_stride elements.
+  void (*qk_f16)(const float *q, uint64_t q_stride, uint32_t nq, const uint16_t *k,
+                 uint64_t k_stride, uint32_t n, uint32_t d, float *s, uint64_t s_stride);
+  void (*qk_f32)(const float *q, uint64_t q_stride, uint32_t nq, const float *k, uint64_t k_stride,
+                 uint32_t n, uint32_t d, float *s, uint64_t s_stride);
+  // o[i] += sum_j p[i * p_stride + j] * v[j]
+  void (*pv_f16)(const float *p, uint64_t p_stride, uint32_t nq, const uint16_t *v,
+                 uint64_t v_stride, uint32_t n, uint32_t d, float *o, uint64_t o_stride);
+  void (*pv_f32)(const float *p, uint64_t p_stride, uint32_t nq, const float *v, uint64_t v_stride,
+                 uint32_t n, uint32_t d, float *o, uint64_t o_stride);
+  void (*f16_to_f32)(const uint16_t *x, uint32_t n, float *y);
+  void (*f32_to_f16)(const float *x, uint32_t n, uint16_t *y);
+};
+
+// CPU tiers, weakest first.
+enum class Isa { Scalar, Avx2, Avx512, Neon };
+
+const char *isa_name(Isa isa);
+// True when this build has the tier and this CPU can run it.
+bool isa_available(Isa isa);
+// The table of a tier that is available.
+Kernels kernels_for(Isa isa);
+
+// Overlays; defined in the ISA folders, called by kernels_for only.
+void q35_init_scalar(Kernels *kernels);
+void q35_init_avx2(Kernels *kernels);
+void q35_init_avx512(Kernels *kernels);
+void q35_init_neon(Kernels *kernels);
+
+}  // namespace q35
