@@ -24,7 +24,7 @@ struct Config {
   uint32_t rope_sections[4];
   float rope_base;
   RopeScaling rope_scaling;
-  float rope_factor;          // 1 without scaling
+  float rope_factor;  // 1 without scaling
   uint32_t rope_original_ctx;
   float rms_eps;
   uint32_t lin_k_heads;
@@ -34,8 +34,8 @@ struct Config {
   uint32_t full_attention_interval;
   uint32_t n_vocab;
   uint32_t n_ctx_train;
-  int32_t file_type;      // general.file_type or -1
-  int32_t eos_token;      // -1 when absent
+  int32_t file_type;  // general.file_type or -1
+  int32_t eos_token;  // -1 when absent
   int32_t pad_token;
   Array<uint8_t> recurrent;  // [n_layer] 1: Gated DeltaNet, 0: attention
 

@@ -1,7 +1,9 @@
-// The tensors of a model: which must exist, with which shape and type, and where they lie in memory.
+// The tensors of a model: which must exist, with which shape and type, and where they lie in
+// memory.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "base/array.h"
 #include "base/memory.h"
@@ -14,7 +16,8 @@ namespace q35 {
 
 class ThreadPool;
 
-// A weight matrix as stored in the file: `rows` outputs, each a contiguous run of blocks over `cols`.
+// A weight matrix as stored in the file: `rows` outputs, each a contiguous run of blocks over
+// `cols`.
 struct Matrix {
   const uint8_t *data = nullptr;
   DType type = DType::F32;
@@ -32,49 +35,51 @@ struct AttentionWeights {
 };
 
 struct DeltaNetWeights {
-  Matrix qkv;             // (2 * lin_k_dim + lin_v_dim, n_embd)
-  Matrix z;               // (lin_v_dim, n_embd)
-  Matrix alpha, beta;     // (lin_v_heads, n_embd)
-  Matrix out;             // (n_embd, lin_v_dim)
-  const float *conv;      // (conv_channels, conv_kernel)
-  const float *dt_bias;   // (lin_v_heads)
-  const float *a;         // (lin_v_heads): -exp(A_log)
-  const float *norm;      // (lin_head_dim)
+  Matrix qkv;            // (2 * lin_k_dim + lin_v_dim, n_embd)
+  Matrix z;              // (lin_v_dim, n_embd)
+  Matrix alpha, beta;    // (lin_v_heads, n_embd)
+  Matrix out;            // (n_embd, lin_v_dim)
+  const float *conv;     // (conv_channels, conv_kernel)
+  const float *dt_bias;  // (lin_v_heads)
+  const float *a;        // (lin_v_heads): -exp(A_log)
+  const float *norm;     // (lin_head_dim)
 };
 
 struct LayerWeights {
-  const float *attn_norm;  // (n_embd) before the mixer
-  const float *ffn_norm;   // (n_embd) before the feed-forward
-  Matrix ffn_gate, ffn_up; // (n_ff, n_embd)
-  Matrix ffn_down;         // (n_embd, n_ff)
+  const float *attn_norm;      // (n_embd) before the mixer
+  const float *ffn_norm;       // (n_embd) before the feed-forward
+  Matrix ffn_gate, ffn_up;     // (n_ff, n_embd)
+  Matrix ffn_down;             // (n_embd, n_ff)
   AttentionWeights attention;  // full-attention layers
   DeltaNetWeights delta;       // recurrent layers
 };
 
 struct MtpWeights {
-  LayerWeights layer;           // a full-attention layer
-  Matrix eh_proj;               // (n_embd, 2 * n_embd): embedding half first
-  const float *enorm, *hnorm;   // (n_embd)
-  const float *head_norm;       // (n_embd)
+  LayerWeights layer;          // a full-attention layer
+  Matrix eh_proj;              // (n_embd, 2 * n_embd): embedding half first
+  const float *enorm, *hnorm;  // (n_embd)
+  const float *head_norm;      // (n_embd)
 };
 
 struct Weights {
-  Matrix token_embd;         // (n_vocab, n_embd)
-  Matrix output;             // (n_vocab, n_embd); the embedding when tied
+  Matrix token_embd;  // (n_vocab, n_embd)
+  Matrix output;      // (n_vocab, n_embd); the embedding when tied
   bool tied = false;
   const float *output_norm;  // (n_embd)
   Array<LayerWeights> layers;
-  Array<MtpWeights> mtp;     // n_mtp_layer entries
+  Array<MtpWeights> mtp;  // n_mtp_layer entries
   uint64_t n_params = 0;
   uint64_t bytes = 0;
 
   // Storage behind the pointers: private memory, or maps of the shards, and converted vectors.
   Region storage;
-  Array<Region> maps;
+  std::unique_ptr<Region[]> maps;  // one per shard; null without use_mmap
 };
 
-// Compares the file's tensors with the computed table and loads them. use_mmap keeps the file mapped
-// instead of reading it. Nothing is allocated before every name, shape, type and offset was checked.
+// Compares the file's tensors with the computed table and loads them. use_mmap keeps the file
+// mapped instead of reading it: then the file must not be cut short while the model is open.
+// Nothing is allocated before every name, shape, type and offset was checked. 64 bytes behind every
+// matrix may be read: they belong to the process. pool may be null.
 [[nodiscard]] Status load_weights(const gguf::File &file, const Config &config, bool use_mmap,
                                   ThreadPool *pool, Weights *out);
 
