@@ -1,0 +1,93 @@
+#include "base/cpu.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace q35 {
+
+CpuFeatures cpu_features() {
+  CpuFeatures f = {};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+  f.avx512 = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+  f.bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__)
+  f.neon = true;
+#endif
+  return f;
+}
+
+namespace {
+
+// First line of a small file, without its newline; false when it cannot be read.
+bool read_line(const char *path, char *line, int capacity) {
+  std::FILE *file = std::fopen(path, "re");
+  if (file == nullptr) return false;
+  const bool ok = std::fgets(line, capacity, file) != nullptr;
+  std::fclose(file);
+  if (ok) line[std::strcspn(line, "\n")] = '\0';
+  return ok;
+}
+
+// Whole CPUs that the control group allows; 0 without a limit.
+int quota_cpus() {
+  char line[128];
+  if (!read_line("/sys/fs/cgroup/cpu.max", line, sizeof line)) return 0;
+  long long quota = 0, period = 0;
+  if (std::sscanf(line, "%lld %lld", &quota, &period) != 2 || period <= 0) return 0;
+  const long long cpus = quota / period;
+  return cpus < 1 ? 1 : static_cast<int>(cpus);
+}
+
+// True when `cpu` is the first hardware thread of its core.
+bool leads_its_core(int cpu) {
+  char path[128], line[128];
+  std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                cpu);
+  if (!read_line(path, line, sizeof line)) return true;
+  return std::atoi(line) == cpu;
+}
+
+}  // namespace
+
+int usable_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  int allowed = 0, cores = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    allowed++;
+    if (leads_its_core(cpu)) cores++;
+  }
+  if (cores == 0) cores = allowed;  // only second threads of their cores are allowed
+#else
+  int cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+#endif
+  const int quota = quota_cpus();
+  if (quota > 0 && quota < cores) cores = quota;
+  return cores < 1 ? 1 : cores;
+}
+
+unsigned long long available_memory() {
+  std::FILE *file = std::fopen("/proc/meminfo", "re");
+  if (file == nullptr) return 0;
+  char line[128];
+  unsigned long long kib = 0;
+  while (std::fgets(line, sizeof line, file) != nullptr) {
+    if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+  }
+  std::fclose(file);
+  return kib * 1024;
+}
+
+}  // namespace q35

@@ -1,0 +1,23 @@
+// What the processor can do and how many cores this process may use.
+#pragma once
+
+#include <cstddef>
+
+namespace q35 {
+
+struct CpuFeatures {
+  bool avx2;    // AVX2 + FMA + F16C + BMI2, and the operating system saves the registers
+  bool avx512;  // AVX-512 F, BW, DQ, VL, VNNI, VBMI
+  bool bf16;    // AVX512_BF16
+  bool neon;    // AArch64 baseline
+};
+
+CpuFeatures cpu_features();
+
+// Physical cores in this process's affinity mask, limited by a container's CPU quota; at least 1.
+int usable_cores();
+
+// Bytes of memory that can be used without swapping; 0 when unknown.
+unsigned long long available_memory();
+
+}  // namespace q35
