@@ -123,12 +123,8 @@ void encode_iq4_nl(const float *src, const float *weight, uint8_t *dst, size_t n
         load_finite(x, kValues, values);
         load_weights(w, kValues, weights);
         block->d = scale_to_half(fit_scale<Iq4Levels>(values, weights, kValues, kTrials).scale);
-        const float inverse = inverse_or_zero(half_to_float(block->d));
         uint8_t number[kValues];
-        for (uint32_t i = 0; i < kValues; i++) {
-          number[i] = static_cast<uint8_t>(
-              Iq4Levels::number(std::fmin(std::fmax(values[i] * inverse, -127.0f), 127.0f)));
-        }
+        Iq4Levels::numbers(values, kValues, inverse_or_zero(half_to_float(block->d)), number);
         pack_nibbles(number, block->qs);
       });
 }

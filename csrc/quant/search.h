@@ -83,9 +83,10 @@ inline Vec4 round4(Vec4 v) {
   return (v + magic) - magic;
 }
 
+// NaN becomes low.
 inline Vec4 clamp4(Vec4 v, float low, float high) {
-  v = v < splat4(low) ? splat4(low) : v;
-  return v > splat4(high) ? splat4(high) : v;
+  v = v > splat4(low) ? v : splat4(low);
+  return v < splat4(high) ? v : splat4(high);
 }
 
 // The integers low .. high.
@@ -115,6 +116,13 @@ struct Iq4Levels {
   static constexpr float kLow = -127, kHigh = 113;
   static constexpr CodebookCells kCells = codebook_cells();
   static int number(float v) { return kCells.number[static_cast<int>(v * 2 + 256.0f)]; }
+  // out: [n] level numbers of x * inverse.
+  static void numbers(const float *x, uint32_t n, float inverse, uint8_t *out) {
+    for (uint32_t i = 0; i < n; i++) {
+      const float v = std::fmin(std::fmax(x[i] * inverse, -127.0f), 127.0f);
+      out[i] = static_cast<uint8_t>(number(v));
+    }
+  }
   static Vec4 nearest(Vec4 v) {
     v = clamp4(v, -127, 127);
     return Vec4{
