@@ -1,0 +1,176 @@
+"""Completions and embeddings in the shapes of OpenAI's API and llama-cpp-python."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ._compat import warn_ignored
+from .types import (
+    Chunk,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionUsage,
+    Embedding,
+    EmbeddingResponse,
+    Text,
+    TokenLogprob,
+)
+
+if TYPE_CHECKING:
+    from .llama import Llama, Prompt, Stop
+
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's, and llama-cpp-python's
+
+
+class CompletionOptions(TypedDict, total=False):
+    """Arguments of `Llama.create_completion`; all but `echo` are those of `Llama.generate`."""
+
+    max_tokens: int | None  # 16; None or 0 and less: until the context is full
+    temperature: float | None
+    top_p: float | None
+    min_p: float | None
+    top_k: int | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    stop: Stop
+    logprobs: int | None
+    logit_bias: Mapping[int, float] | None
+    echo: bool  # begin the text with the prompt
+    model: str | None  # the name to report
+    suffix: str | None
+    typical_p: float
+    tfs_z: float
+    mirostat_mode: int
+    mirostat_tau: float
+    mirostat_eta: float
+    user: str
+
+
+# Ours, where the name differs.
+_NAMES = {"repeat_penalty": "repetition_penalty"}
+_PASSED = frozenset({
+    "temperature", "top_p", "min_p", "top_k", "frequency_penalty", "presence_penalty",
+    "repeat_penalty", "seed", "stop", "logprobs",
+})  # fmt: skip
+
+
+def create(
+    llama: Llama, prompt: Prompt, stream: bool, options: Mapping[str, Any]
+) -> Completion | Iterator[Completion]:
+    """A completion, or an iterator of its chunks."""
+    rest = dict(options)
+    passed = {_NAMES.get(name, name): rest.pop(name) for name in _PASSED if name in rest}
+    limit = rest.pop("max_tokens", _DEFAULT_MAX_TOKENS)
+    passed["max_tokens"] = limit if limit is not None and limit > 0 else None
+    bias = rest.pop("logit_bias", None) or {}
+    passed["logit_bias"] = {int(token): value for token, value in bias.items()}
+    echo = bool(rest.pop("echo", False))
+    frame = _Frame(llama, rest.pop("model", None))
+    warn_ignored("create_completion", rest)
+
+    start = _as_text(llama, prompt) if echo else ""
+    if stream:
+        return _stream(frame, start, iter(llama.generate(prompt, stream=True, **passed)))
+    text = llama.generate(prompt, **passed)
+    offset = len(start)
+    choice = frame.choice(start + text, text.logprobs, text.finish_reason, offset)
+    return frame.completion(choice, usage=_usage(text))
+
+
+def create_embedding(
+    llama: Llama, texts: str | Sequence[Prompt], model: str | None
+) -> EmbeddingResponse:
+    """Embeddings in OpenAI's shape."""
+    items: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
+    data = [
+        Embedding(object="embedding", embedding=vector.tolist(), index=index)
+        for index, vector in enumerate(llama.embed(items))
+    ]
+    n = sum(len(llama.tokenize(i)) if isinstance(i, (str, bytes)) else len(i) for i in items)
+    usage = CompletionUsage(prompt_tokens=n, completion_tokens=0, total_tokens=n)
+    name = model or Path(llama.model_path).name
+    return EmbeddingResponse(object="list", data=data, model=name, usage=usage)
+
+
+class _Frame:
+    """What all chunks of one completion share."""
+
+    def __init__(self, llama: Llama, model: str | None) -> None:
+        self._id = f"cmpl-{uuid.uuid4()}"
+        self._created = int(time.time())
+        self._model = model or Path(llama.model_path).name
+
+    def completion(self, choice: CompletionChoice, **more: Any) -> Completion:
+        return Completion(
+            id=self._id,
+            object="text_completion",
+            created=self._created,
+            model=self._model,
+            choices=[choice],
+            **more,
+        )
+
+    def choice(
+        self,
+        text: str,
+        logprobs: Sequence[TokenLogprob] | None,
+        finish_reason: str | None,
+        offset: int,
+    ) -> CompletionChoice:
+        shaped = None if logprobs is None else _shape_logprobs(logprobs, offset)
+        return CompletionChoice(text=text, index=0, logprobs=shaped, finish_reason=finish_reason)
+
+
+def _stream(
+    frame: _Frame, start: str, chunks: Iterator[Chunk]
+) -> Generator[Completion, None, None]:
+    """One completion for each chunk; the last has the finish reason and no text."""
+    offset = len(start)
+    if start:
+        yield frame.completion(frame.choice(start, None, None, 0))
+    reason = None
+    for chunk in chunks:
+        reason = chunk.finish_reason
+        if chunk or chunk.tokens:
+            yield frame.completion(frame.choice(str(chunk), chunk.logprobs, None, offset))
+            offset += len(chunk)
+    yield frame.completion(frame.choice("", None, reason, offset))
+
+
+def _shape_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> CompletionLogprobs:
+    offsets = []
+    for entry in logprobs:
+        offsets.append(offset)
+        offset += len(_piece(entry))
+    return CompletionLogprobs(
+        tokens=[_piece(entry) for entry in logprobs],
+        text_offset=offsets,
+        token_logprobs=[entry.logprob for entry in logprobs],
+        top_logprobs=[{_piece(best): best.logprob for best in entry.top} for entry in logprobs],
+    )
+
+
+def _piece(entry: TokenLogprob) -> str:
+    return entry.piece.decode("utf-8", "replace")
+
+
+def _usage(text: Text) -> CompletionUsage:
+    usage = text.usage
+    return CompletionUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+    )
+
+
+def _as_text(llama: Llama, prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else llama.decode(prompt)

@@ -1,0 +1,211 @@
+"""A model with its session, shared by threads: whose turn it is, what is evaluated, when to free.
+
+Three rules keep it safe. Every C call on the model or session runs inside `alive`, which frees
+nothing while a call is under way and refuses to work after close() or in a forked child. Whoever
+uses the session holds `turn` for the whole request. `_history` may hold more than was evaluated
+(after Ctrl-C or an error); the session's position says how much of it is true.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+
+from . import _interrupt
+from ._handles import Detokenizer, Model, Outputs, Sampler, Session
+from ._turn import Turn
+from .errors import Cancelled, ForkedProcess, SessionClosed
+from .types import TokenLogprob
+
+Progress = _interrupt.Report
+
+
+class _Alive:
+    """Counts the calls under way; the last one to leave frees what close() asked to free."""
+
+    def __init__(self, model: Model, session: Session | None) -> None:
+        self._model, self._session = model, session
+        self._lock = threading.RLock()  # reentrant: garbage collection may close in its middle
+        self._pid = os.getpid()
+        self._users = 0
+        self.closed = False
+
+    def __enter__(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcess("this Llama was opened before the process forked")
+        with self._lock:
+            if self.closed:
+                raise SessionClosed("this Llama was closed")
+            self._users += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._users -= 1
+            self._free_if_unused()
+
+    def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # the threads to join live in the parent process
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            if self._session is not None:
+                self._session.cancel()
+            self._free_if_unused()
+
+    def _free_if_unused(self) -> None:
+        if self.closed and not self._users:
+            if self._session is not None:
+                self._session.close()
+            self._model.close()
+
+
+class Engine:
+    """Everything that happens to one model and its session."""
+
+    def __init__(self, model: Model, session: Session | None, *, prefix_cache: bool) -> None:
+        self.model = model
+        self.info = model.info
+        self.n_ctx = session.n_ctx if session is not None else 0
+        self.turn = Turn()
+        self.alive = _Alive(model, session)
+        self._session = session
+        self._prefix_cache = prefix_cache
+        self._history: list[int] = []
+        self._logits_kept = False  # those of the last token of _history
+        finalizer = weakref.finalize(self, self.alive.close)
+        finalizer.atexit = False  # at exit other threads may still be inside; the system frees it
+
+    def close(self) -> None:
+        """Cancels what runs and frees model and session as soon as no call uses them."""
+        self.alive.close()
+
+    @property
+    def session(self) -> Session:
+        """The session; an error when only the vocabulary was read."""
+        if self._session is None:
+            raise SessionClosed(
+                "this Llama has no weights", hint="open the model without vocab_only=True"
+            )
+        return self._session
+
+    # ---- the model: any thread, no turn needed ------------------------------------------------
+
+    def tokenize(self, data: bytes, special: bool) -> list[int]:
+        """Token ids of UTF-8 text."""
+        with self.alive:
+            return self.model.tokenize(data, special)
+
+    def token_bytes(self, token: int) -> tuple[bytes, bool]:
+        """The bytes of a token and whether it is a control token."""
+        with self.alive:
+            return self.model.token_bytes(token)
+
+    def metadata(self, key: str) -> str | None:
+        """A string of the file's metadata."""
+        with self.alive:
+            return self.model.string(key)
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes reserved and committed for the context."""
+        with self.alive:
+            return self.session.memory()
+
+    def cancel(self) -> None:
+        """Stops the request that runs now, from any thread."""
+        with self.alive:
+            self.session.cancel()
+
+    # ---- the session: only while holding the turn ---------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """Tokens evaluated so far."""
+        with self.alive:
+            return self.session.position
+
+    def reset(self) -> None:
+        """Forgets every token."""
+        with self.alive:
+            self.session.reset()
+            self._history.clear()
+            self._logits_kept = False
+
+    def begin(self, tokens: Sequence[int], progress: Progress | None = None) -> int:
+        """Makes the session stand after exactly `tokens`; returns how many were there already.
+
+        The recurrent state cannot be cut back, so what was evaluated before is of use only when the
+        whole of it is a prefix of `tokens`.
+        """
+        with self.alive:
+            self.session.clear_cancel()
+            known = self._known_prefix(tokens)
+            if not known:
+                self.reset()
+            if known < len(tokens):
+                self.eval(tokens[known:], progress=progress)
+            return known
+
+    def _known_prefix(self, tokens: Sequence[int]) -> int:
+        known = self.session.position
+        if not self._prefix_cache or known > len(tokens):
+            return 0
+        if known == len(tokens) and not self._logits_kept:
+            return 0
+        return known if self._history[:known] == list(tokens[:known]) else 0
+
+    def eval(
+        self,
+        tokens: Sequence[int],
+        outputs: Outputs | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Evaluates tokens at the current position.
+
+        A single token is a direct call, over in a fraction of a second; more run where Ctrl-C can
+        stop them.
+        """
+        with self.alive:
+            session = self.session
+            del self._history[session.position :]
+            self._history.extend(tokens)
+            self._logits_kept = False
+            try:
+                if len(tokens) == 1:
+                    session.eval(tokens, outputs)
+                else:
+                    _interrupt.run(
+                        lambda report: session.eval(tokens, outputs, report),
+                        session.cancel,
+                        progress,
+                    )
+            except BaseException as error:
+                session.clear_cancel()
+                if isinstance(error, Cancelled) and self.alive.closed:
+                    raise SessionClosed("this Llama was closed during the call") from None
+                raise
+            self._logits_kept = outputs is None
+
+    def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
+        """Draws a token from the logits of the last token evaluated."""
+        with self.alive:
+            return self.session.sample(sampler)
+
+    def push(self, text: Detokenizer, token: int) -> tuple[str, int]:
+        """Feeds a token to a text stream, see Detokenizer."""
+        with self.alive:
+            return text.push(token)
+
+    def finish(self, text: Detokenizer) -> str:
+        """Ends a text stream, see Detokenizer."""
+        with self.alive:
+            return text.finish()

@@ -1,0 +1,254 @@
+"""One small class for each object of the C API: it owns the handle and converts the arguments.
+
+Nothing here decides anything; see _engine.py for how the objects are used together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ._native import check, ffi, lib, text, type_name
+from .errors import InvalidArgument
+from .sampling import Sampling
+from .types import ModelInfo, TokenLogprob
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+KV_TYPES = {"auto": lib.QWEN35_KV_AUTO, "f32": lib.QWEN35_KV_F32, "f16": lib.QWEN35_KV_F16}
+
+
+def _params(kind: str, defaults: Any, values: Mapping[str, Any]) -> Any:
+    """A parameter struct with its defaults and every value that is not None."""
+    params = ffi.new(f"{kind} *")
+    params.struct_size = ffi.sizeof(kind)
+    defaults(params)
+    for name, value in values.items():
+        if value is not None:
+            try:
+                setattr(params, name, value)
+            except (OverflowError, TypeError) as error:
+                raise InvalidArgument(f"{name}: {error}") from error
+    return params
+
+
+def _token_array(tokens: Iterable[int]) -> Any:
+    try:
+        return ffi.new("int32_t[]", tokens if isinstance(tokens, list) else list(tokens))
+    except (OverflowError, TypeError) as error:
+        raise InvalidArgument(f"tokens must be integers of the vocabulary: {error}") from error
+
+
+class Model:
+    """An opened model: immutable, used by any number of threads until closed."""
+
+    def __init__(self, path: bytes, **params: int | None) -> None:
+        filled = _params("qwen35_model_params", lib.qwen35_model_defaults, params)
+        out = ffi.new("qwen35_model **")
+        check(lib.qwen35_model_open(path, filled, out))
+        self.pointer = out[0]
+        self.n_threads: int = lib.qwen35_model_threads(self.pointer)
+        self.info = self._info()
+
+    def _info(self) -> ModelInfo:
+        raw = ffi.new("qwen35_model_info *")
+        check(lib.qwen35_model_get_info(self.pointer, raw))
+        values = {name: getattr(raw, name) for name in ModelInfo.__dataclass_fields__}
+        values["tied_embeddings"] = bool(raw.tied_embeddings)
+        values["matrix_type"] = type_name(raw.matrix_type)
+        return ModelInfo(**values)
+
+    def close(self) -> None:
+        """Frees the model; its sessions must be closed."""
+        lib.qwen35_model_close(self.pointer)
+
+    def string(self, key: str) -> str | None:
+        """A string of the file's metadata, None when absent."""
+        pointer = lib.qwen35_model_string(self.pointer, key.encode())
+        return text(pointer) if pointer else None
+
+    def tokenize(self, data: bytes, special: bool) -> list[int]:
+        """Token ids of UTF-8 text."""
+        flags = lib.QWEN35_TOKENIZE_SPECIAL if special else 0
+        needed = ffi.new("size_t *")
+        capacity = len(data) + 16  # rarely exceeded: a token stands for at least one byte
+        while True:
+            tokens = ffi.new("int32_t[]", capacity)
+            call = (self.pointer, data, len(data), flags, tokens, capacity, needed)
+            check(lib.qwen35_tokenize(*call))
+            if needed[0] <= capacity:
+                return list(ffi.unpack(tokens, needed[0]))
+            capacity = needed[0]
+
+    def token_bytes(self, token: int) -> tuple[bytes, bool]:
+        """The bytes that a token stands for and whether it is a control token."""
+        out, length, kind = ffi.new("char **"), ffi.new("size_t *"), ffi.new("int32_t *")
+        try:
+            check(lib.qwen35_token_bytes(self.pointer, token, out, length, kind))
+        except (OverflowError, TypeError) as error:
+            raise InvalidArgument(f"not a token: {token!r}") from error
+        data = bytes(ffi.buffer(out[0], length[0])) if length[0] else b""
+        return data, kind[0] == lib.QWEN35_TOKEN_CONTROL
+
+
+class Session:
+    """One timeline of tokens: key-value cache and recurrent state. One thread at a time."""
+
+    def __init__(self, model: Model, **params: int | None) -> None:
+        filled = _params("qwen35_session_params", lib.qwen35_session_defaults, params)
+        out = ffi.new("qwen35_session **")
+        check(lib.qwen35_session_create(model.pointer, filled, out))
+        self.pointer = out[0]
+        self.n_ctx: int = lib.qwen35_session_context(self.pointer)
+
+    def close(self) -> None:
+        """Frees the session."""
+        lib.qwen35_session_close(self.pointer)
+
+    @property
+    def position(self) -> int:
+        """Tokens evaluated so far."""
+        return int(lib.qwen35_session_position(self.pointer))
+
+    def reset(self) -> None:
+        """Forgets every token."""
+        lib.qwen35_session_reset(self.pointer)
+
+    def cancel(self) -> None:
+        """Stops the running eval, or the next one; from any thread."""
+        lib.qwen35_session_cancel(self.pointer)
+
+    def clear_cancel(self) -> None:
+        """Drops a cancel request that came too late."""
+        lib.qwen35_session_clear_cancel(self.pointer)
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes reserved for the context and bytes committed so far."""
+        reserved, committed = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        lib.qwen35_session_memory(self.pointer, reserved, committed)
+        return reserved[0], committed[0]
+
+    def eval(
+        self,
+        tokens: Sequence[int],
+        outputs: Outputs | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Evaluates tokens at the current position; `report` gets (done, total) between chunks."""
+        array = _token_array(tokens)
+        callback = ffi.NULL
+        if report is not None:
+
+            def note(_user: Any, done: int, total: int) -> int:
+                report(done, total)
+                return 0
+
+            callback = ffi.callback("qwen35_progress", note)
+        struct = ffi.NULL if outputs is None else outputs.struct
+        call = (self.pointer, array, len(array), struct, callback, ffi.NULL)
+        check(lib.qwen35_session_eval(*call))
+
+    def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
+        """Draws a token from the logits that the last eval kept."""
+        check(lib.qwen35_session_sample(self.pointer, sampler.pointer, sampler.drawn))
+        return sampler.result()
+
+
+class Outputs:
+    """Where an eval writes its results; the arrays must have the shapes of qwen35_outputs."""
+
+    def __init__(
+        self,
+        *,
+        want: bytes | None = None,
+        logits: Floats | None = None,
+        hidden: Floats | None = None,
+        hidden_sum: Floats | None = None,
+    ) -> None:
+        self.struct = ffi.new("qwen35_outputs *")
+        self.struct.struct_size = ffi.sizeof("qwen35_outputs")
+        self._alive: list[Any] = []
+        if want is not None:
+            self._alive.append(ffi.from_buffer("uint8_t[]", want))
+            self.struct.want = self._alive[-1]
+        for name, array in (("logits", logits), ("hidden", hidden), ("hidden_sum", hidden_sum)):
+            if array is not None:
+                self._alive.append(ffi.from_buffer("float[]", array, require_writable=True))
+                setattr(self.struct, name, self._alive[-1])
+
+
+class Sampler:
+    """Draws tokens and remembers them for the penalties."""
+
+    def __init__(
+        self, model: Model, sampling: Sampling, *, seed: int, n_logprobs: int | None,
+        logit_bias: Mapping[int, float],
+    ) -> None:  # fmt: skip
+        self._model = model
+        self._logprobs = n_logprobs is not None
+        bias_tokens = _token_array(logit_bias.keys())
+        bias_values = ffi.new("float[]", list(logit_bias.values()))
+        values = {**asdict(sampling), "seed": seed, "n_logprobs": n_logprobs or 0}
+        params = _params("qwen35_sampling_params", lib.qwen35_sampling_defaults, values)
+        if logit_bias:
+            params.bias_tokens, params.bias_values = bias_tokens, bias_values
+            params.n_bias = len(logit_bias)
+        out = ffi.new("qwen35_sampler **")
+        check(lib.qwen35_sampler_create(model.pointer, params, out))
+        self.pointer = ffi.gc(out[0], lib.qwen35_sampler_close)
+        self.drawn = ffi.new("qwen35_sample *")
+
+    def accept_prompt(self, tokens: Sequence[int]) -> None:
+        """Tells the sampler about the prompt, which only the repetition penalty looks at."""
+        array = _token_array(tokens)
+        check(lib.qwen35_sampler_accept(self.pointer, array, len(array), 1))
+
+    def result(self) -> tuple[int, TokenLogprob | None]:
+        """The token drawn last, with its log-probabilities when they were asked for."""
+        drawn = self.drawn
+        token = int(drawn.token)
+        if not self._logprobs:
+            return token, None
+        best = (drawn.top[i] for i in range(drawn.n_top))
+        top = tuple(self._logprob(entry.token, entry.logprob) for entry in best)
+        return token, self._logprob(token, drawn.logprob, top)
+
+    def _logprob(
+        self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
+    ) -> TokenLogprob:
+        return TokenLogprob(token, self._model.token_bytes(token)[0], logprob, top)
+
+
+class Detokenizer:
+    """Tokens to whole characters of text, with stop strings."""
+
+    def __init__(self, model: Model, stop: Sequence[bytes], special: bool) -> None:
+        strings = [ffi.from_buffer("char[]", item) for item in stop]
+        lengths = ffi.new("size_t[]", [len(item) for item in stop])
+        out = ffi.new("qwen35_stream **")
+        call = (ffi.new("char *[]", strings), lengths, len(stop), int(special), out)
+        check(lib.qwen35_stream_create(model.pointer, *call))
+        self.pointer = ffi.gc(out[0], lib.qwen35_stream_close)
+        self._text, self._length = ffi.new("char **"), ffi.new("size_t *")
+        self._stopped = ffi.new("int32_t *")
+
+    def push(self, token: int) -> tuple[str, int]:
+        """The text that can be shown now and the index of the stop string met, else -1."""
+        out = (self._text, self._length, self._stopped)
+        check(lib.qwen35_stream_push(self.pointer, token, *out))
+        return self._take(), self._stopped[0]
+
+    def finish(self) -> str:
+        """The text held back."""
+        check(lib.qwen35_stream_finish(self.pointer, self._text, self._length))
+        return self._take()
+
+    def _take(self) -> str:
+        if not self._length[0]:
+            return ""
+        return bytes(ffi.buffer(self._text[0], self._length[0])).decode("utf-8", "replace")

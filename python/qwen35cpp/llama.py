@@ -1,0 +1,445 @@
+"""The public class: open a model, generate, embed, evaluate.
+
+Next: _generate.py is the generation loop, _engine.py the model and session behind it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, TypedDict, overload
+
+from . import _completion
+from ._compat import warn_ignored
+from ._engine import Engine
+from ._generate import Request, TextStream, drain, generate
+from ._handles import KV_TYPES, Model, Outputs, Session
+from .errors import ContextTooLong, InvalidArgument, ModelNotFound
+from .sampling import Sampling, recommended
+from .types import Chunk, Completion, EmbeddingResponse, ModelInfo, Text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from ._completion import CompletionOptions
+
+    Floats = NDArray[np.float32]
+
+Prompt = str | bytes | Sequence[int]
+Stop = str | bytes | Sequence[str | bytes] | None
+Progress = Callable[[int, int], None]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The optional arguments of `Llama.generate`."""
+
+    max_tokens: int | None
+    sampling: Sampling | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: Stop
+    stop_token_ids: Iterable[int]
+    ignore_eos: bool
+    logprobs: int | None
+    logit_bias: Mapping[int, float] | None
+    special: bool
+    progress: Progress | None
+
+
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+class Llama:
+    """A Qwen 3.5 model opened from a GGUF file.
+
+    One object may be shared by any number of threads: calls wait for each other in the order of
+    their arrival, and the GIL is released while the engine works. Ctrl-C stops a call within a
+    fraction of a second, also in a long prompt, and the next call works. A stream holds the object
+    until it is read to its end or closed; a call from the thread that reads it raises SessionBusy.
+
+    A prompt that begins with everything evaluated before goes on from there. The engine may then
+    round differently in the last bits than it does for the whole prompt at once:
+    `prefix_cache=False` evaluates every prompt from its start.
+
+    Args:
+        model_path: the GGUF file; for a sharded model any of its files.
+        n_ctx: tokens of context; None is the model's native context. Memory is taken as it fills.
+        n_threads: None is one per physical core that this process may use.
+        n_batch: tokens evaluated at once in prefill; bounds the scratch memory.
+        seed: used by every call without a seed of its own; None draws a new one for each call.
+        kv_type: how keys and values are stored: "auto", "f16" or "f32".
+        use_mmap: map the weights instead of reading them; None lets the engine choose.
+        vocab_only: read only the tokenizer and the shape of the model.
+        prefix_cache: go on from the tokens evaluated before, see above.
+        verbose: accepted for compatibility; the engine never prints.
+        ignored: arguments of llama-cpp-python without a meaning here; each warns once.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        n_batch: int | None = None,
+        seed: int | None = None,
+        kv_type: Literal["auto", "f16", "f32"] = "auto",
+        use_mmap: bool | None = None,
+        vocab_only: bool = False,
+        prefix_cache: bool = True,
+        verbose: bool = False,  # noqa: ARG002
+        **ignored: object,
+    ) -> None:
+        warn_ignored("Llama", ignored)
+        if kv_type not in KV_TYPES:
+            raise InvalidArgument(f"kv_type must be one of {', '.join(KV_TYPES)}, not {kv_type!r}")
+        self.model_path = str(model_path)
+        self.seed = seed
+        mmap = None if use_mmap is None else int(use_mmap)
+        model = Model(
+            _existing(model_path), n_threads=n_threads, use_mmap=mmap, vocab_only=int(vocab_only)
+        )
+        session = None
+        try:
+            if not vocab_only:
+                kv = KV_TYPES[kv_type]
+                session = Session(model, n_ctx=n_ctx, n_batch=n_batch, kv_type=kv)
+        except BaseException:
+            model.close()
+            raise
+        self._engine = Engine(model, session, prefix_cache=prefix_cache)
+        self._end_tokens = self._find_end_tokens()
+
+    # ---- generating -----------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[GenerateOptions]
+    ) -> Text: ...
+
+    @overload
+    def generate(
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerateOptions]
+    ) -> TextStream: ...
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        stream: bool = False,
+        max_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: Stop = None,
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        special: bool = False,
+        progress: Progress | None = None,
+    ) -> Text | TextStream:
+        """Continues a prompt.
+
+        Sampling starts from what the model's card recommends (or from `sampling`), and every
+        setting given here replaces its value; temperature=0 takes the most likely token.
+
+        Args:
+            prompt: text, UTF-8 bytes or token ids.
+            stream: return an iterator of chunks instead of the whole text.
+            max_tokens: None generates until the model ends its text or the context is full.
+            sampling: settings to start from.
+            temperature: see Sampling, as the six settings that follow.
+            top_k: see Sampling.
+            top_p: see Sampling.
+            min_p: see Sampling.
+            presence_penalty: see Sampling.
+            frequency_penalty: see Sampling.
+            repetition_penalty: see Sampling.
+            seed: the same seed gives the same text; the result's `seed` has the one used.
+            stop: strings that end the text; they are not part of it.
+            stop_token_ids: token ids that end the text, besides the model's own.
+            ignore_eos: go on when the model ends its text.
+            logprobs: report every token's log-probability and this many alternatives (0 to 20).
+            logit_bias: values to add to the logits of tokens.
+            special: recognise control tokens such as <|im_start|> in a text prompt and show them
+                in the answer. Leave it off for text that comes from users.
+            progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
+        """
+        start = sampling or recommended(self.info)
+        chosen = start.updated(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+        )
+        tokens = self._prompt_tokens(prompt, special)
+        ends = frozenset(stop_token_ids)
+        request = Request(
+            tokens=tokens,
+            max_tokens=self._room(len(tokens), max_tokens),
+            sampling=chosen,
+            seed=self._seed(seed),
+            stop=_stop_strings(stop),
+            stop_tokens=ends if ignore_eos else ends | self._end_tokens,
+            n_logprobs=logprobs,
+            logit_bias=logit_bias or {},
+            special=special,
+            progress=progress,
+        )
+        chunks: Generator[Chunk, None, Text] = generate(self._engine, request)
+        return TextStream(chunks) if stream else drain(chunks)
+
+    @overload
+    def create_completion(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> Completion: ...
+
+    @overload
+    def create_completion(
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[CompletionOptions]
+    ) -> Iterator[Completion]: ...
+
+    def create_completion(
+        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[CompletionOptions]
+    ) -> Completion | Iterator[Completion]:
+        """Continues a prompt; arguments and results as in llama-cpp-python and OpenAI's API.
+
+        Returns a Completion, or with `stream` an iterator of them. Sampling starts from the model
+        card's values as in `generate`. Arguments without a meaning here warn once.
+        """
+        return _completion.create(self, prompt, stream, options)
+
+    # The call is the same function, so that its types are the same too.
+    __call__ = create_completion
+
+    def cancel(self) -> None:
+        """Makes the call that now runs in another thread raise Cancelled."""
+        self._engine.cancel()
+
+    # ---- embedding and evaluating ---------------------------------------------------------------
+
+    def embed(
+        self,
+        texts: str | Sequence[Prompt],
+        *,
+        pooling: Literal["mean", "last"] = "mean",
+        normalize: bool = True,
+        progress: Progress | None = None,
+    ) -> Floats:
+        """Vectors of texts, float32 [n, hidden size], from the states after the last layer.
+
+        `pooling` is the mean over the tokens or the last token's state. An empty text counts as the
+        end-of-text token. `progress` gets (texts done, texts in total).
+        """
+        items = [texts] if isinstance(texts, str) else list(texts)
+        prompts = [self._prompt_tokens(item, False) or [self._empty_token()] for item in items]
+        for index, tokens in enumerate(prompts):
+            if len(tokens) > self.n_ctx():
+                raise ContextTooLong(
+                    f"text {index} has {len(tokens)} tokens, the context holds {self.n_ctx()}"
+                )
+        from . import _embed
+
+        return _embed.embed(self._engine, prompts, pooling, normalize, progress)
+
+    def create_embedding(
+        self,
+        input: str | Sequence[Prompt],  # noqa: A002 - OpenAI's name
+        model: str | None = None,
+    ) -> EmbeddingResponse:
+        """`embed` in the shape of OpenAI's API."""
+        return _completion.create_embedding(self, input, model)
+
+    def eval(
+        self, tokens: Sequence[int], *, all_logits: bool = False, progress: Progress | None = None
+    ) -> Floats:
+        """Evaluates tokens after those evaluated before and returns logits.
+
+        Returns float32 [n_vocab], the logits that predict the next token, or with `all_logits` one
+        row for each token: [len(tokens), n_vocab]. See `reset` and `n_tokens`.
+        """
+        import numpy as np
+
+        ids = list(tokens)
+        if not ids:
+            raise InvalidArgument("there are no tokens to evaluate")
+        with self._engine.turn:
+            rows = len(ids) if all_logits else 1
+            logits = np.empty((rows, self.info.n_vocab), np.float32)
+            want = b"\1" * rows if all_logits else None
+            self._engine.eval(ids, Outputs(want=want, logits=logits), progress)
+        return logits if all_logits else logits[0]
+
+    def reset(self) -> None:
+        """Forgets every token evaluated."""
+        with self._engine.turn:
+            self._engine.reset()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens evaluated so far: the position of the next one."""
+        with self._engine.turn:
+            return self._engine.position
+
+    # ---- text and tokens ------------------------------------------------------------------------
+
+    def tokenize(
+        self, text: str | bytes, add_bos: bool = False, special: bool = False
+    ) -> list[int]:
+        """Token ids of a text.
+
+        `special` recognises control tokens such as <|im_start|>; without it they are ordinary text.
+        `add_bos` has no effect: this family has no such token.
+        """
+        del add_bos
+        return self._engine.tokenize(_utf8(text), special)
+
+    def detokenize(self, tokens: Iterable[int], special: bool = False) -> bytes:
+        """The bytes of tokens, possibly ending within a character; control tokens if `special`."""
+        pieces = (self._engine.token_bytes(token) for token in tokens)
+        return b"".join(data for data, is_control in pieces if special or not is_control)
+
+    def decode(self, tokens: Iterable[int], special: bool = False) -> str:
+        """`detokenize` as text; bytes that form no character become U+FFFD."""
+        return self.detokenize(tokens, special).decode("utf-8", "replace")
+
+    # ---- the model ------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> ModelInfo:
+        """Shape and size of the model."""
+        return self._engine.info
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that the engine uses, the caller's included."""
+        return self._engine.model.n_threads
+
+    @property
+    def context_memory(self) -> tuple[int, int]:
+        """Bytes of address space reserved for the context and bytes used so far."""
+        with self._engine.turn:
+            return self._engine.memory()
+
+    def metadata(self, key: str) -> str | None:
+        """A string of the file's metadata such as "general.name"; None when absent."""
+        return self._engine.metadata(key)
+
+    def n_ctx(self) -> int:
+        """Tokens that the context holds."""
+        return self._engine.n_ctx
+
+    def n_vocab(self) -> int:
+        """Rows of the vocabulary."""
+        return self.info.n_vocab
+
+    def n_embd(self) -> int:
+        """The hidden size: the length of an embedding."""
+        return self.info.n_embd
+
+    def token_eos(self) -> int:
+        """The token that ends a turn, -1 when the file names none."""
+        return self.info.eos_token
+
+    def close(self) -> None:
+        """Frees the model; calls that run in other threads end with SessionClosed."""
+        self._engine.close()
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Llama({self.model_path!r}, n_ctx={self.n_ctx()}, n_threads={self.n_threads})"
+
+    # ---- arguments ------------------------------------------------------------------------------
+
+    def _find_end_tokens(self) -> frozenset[int]:
+        found = {self.info.eos_token} if self.info.eos_token >= 0 else set()
+        for name in _END_TOKENS:
+            ids = self.tokenize(name, special=True)
+            if len(ids) == 1:
+                found.add(ids[0])
+        return frozenset(found)
+
+    def _empty_token(self) -> int:
+        ids = self.tokenize("<|endoftext|>", special=True)
+        return ids[0] if len(ids) == 1 else max(self.info.eos_token, 0)
+
+    def _prompt_tokens(self, prompt: Prompt, special: bool) -> list[int]:
+        if isinstance(prompt, (str, bytes)):
+            return self._engine.tokenize(_utf8(prompt), special)
+        return list(prompt)
+
+    def _room(self, n_prompt: int, max_tokens: int | None) -> int:
+        """How many tokens to generate at most; checks the prompt's length on the way."""
+        if n_prompt == 0:
+            raise InvalidArgument("the prompt is empty")
+        if max_tokens is not None and max_tokens < 1:
+            raise InvalidArgument(f"max_tokens must be at least 1, not {max_tokens}")
+        room = self.n_ctx() - n_prompt
+        if room < 1:
+            raise ContextTooLong(
+                f"the prompt has {n_prompt} tokens, the context holds {self.n_ctx()} "
+                "with at least one for the answer"
+            )
+        return room if max_tokens is None else min(room, max_tokens)
+
+    def _seed(self, seed: int | None) -> int:
+        chosen = self.seed if seed is None else seed
+        if chosen is None:
+            return int.from_bytes(os.urandom(4), "little")
+        return chosen & (2**64 - 1)  # -1 and the like are as good as any other
+
+
+def _utf8(text: str | bytes) -> bytes:
+    # A lone surrogate is passed on; the tokenizer replaces what is not UTF-8.
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+def _stop_strings(stop: Stop) -> tuple[bytes, ...]:
+    items = [stop] if isinstance(stop, (str, bytes)) else list(stop or ())
+    if not all(items):
+        raise InvalidArgument("a stop string is empty")
+    return tuple(_utf8(item) for item in items)
+
+
+def _existing(path: str | os.PathLike[str]) -> bytes:
+    """The path for the C API; an error with the models nearby when there is no such file."""
+    file = Path(path)
+    if not file.exists():
+        nearby = sorted(file.parent.glob("*.gguf"))[:5] if file.parent.is_dir() else []
+        hint = f"in that folder: {', '.join(f.name for f in nearby)}" if nearby else None
+        raise ModelNotFound(f"there is no file {str(file)!r}", hint=hint)
+    return os.fsencode(file)

@@ -1,0 +1,184 @@
+"""What calls return: text with its figures, stream pieces, and OpenAI-shaped dictionaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Shape and size of an opened model; the names follow the Qwen 3.5 configuration."""
+
+    n_layer: int  # trunk layers, without multi-token-prediction layers
+    n_mtp_layer: int
+    n_embd: int  # hidden size
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_rot: int
+    n_lin_k_head: int
+    n_lin_v_head: int
+    lin_head_dim: int
+    conv_kernel: int
+    full_attention_interval: int
+    n_vocab: int
+    n_ctx_train: int
+    tied_embeddings: bool
+    eos_token: int  # -1 when absent, as pad_token
+    pad_token: int
+    n_params: int
+    weight_bytes: int  # of all text tensors as stored
+    step_bytes: int  # weight bytes read to decode one token
+    step_macs: int  # multiply-accumulates of the matrices per decoded token
+    file_type: int  # general.file_type, -1 when absent
+    matrix_type: str  # the tensor type of most matrix bytes, e.g. "Q4_K"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int  # of the prompt, evaluated by an earlier request
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of one request, waiting for other requests not included."""
+
+    prefill_seconds: float
+    decode_seconds: float
+    prefill_tokens: int  # evaluated now, without cached ones
+    decode_tokens: int
+
+    @property
+    def prefill_per_second(self) -> float:
+        """Prompt tokens per second, 0.0 when none were evaluated."""
+        return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_per_second(self) -> float:
+        """Generated tokens per second, 0.0 when none were."""
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token with the natural logarithm of its probability before temperature and truncation."""
+
+    token: int
+    piece: bytes  # what the token stands for, possibly part of a character
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()  # the most likely tokens of this position, best first
+
+
+class Chunk(str):
+    """A piece of streamed text with the tokens that it came from.
+
+    A stop string or half a character may keep text back: a chunk can stand for several tokens, and
+    the last one can be empty. Joined, the chunks are exactly the text of the same call without
+    `stream`.
+    """
+
+    __slots__ = ("finish_reason", "logprobs", "tokens")
+    tokens: list[int]
+    logprobs: list[TokenLogprob] | None
+    finish_reason: str | None  # "stop" or "length" on the last chunk
+
+    @classmethod
+    def create(
+        cls,
+        text: str,
+        tokens: list[int],
+        logprobs: list[TokenLogprob] | None,
+        finish_reason: str | None,
+    ) -> Chunk:
+        """A chunk with its attributes."""
+        chunk = cls(text)
+        chunk.tokens, chunk.logprobs, chunk.finish_reason = tokens, logprobs, finish_reason
+        return chunk
+
+
+class Text(str):
+    """Generated text: a str that also carries how it came about."""
+
+    __slots__ = ("finish_reason", "logprobs", "seed", "stop_reason", "timings", "tokens", "usage")
+    tokens: list[int]  # generated ids, without a stop token
+    logprobs: list[TokenLogprob] | None  # one for each of tokens when asked for
+    finish_reason: str  # "stop" or "length"
+    stop_reason: str | int | None  # the stop string or stop token met
+    usage: Usage
+    timings: Timings
+    seed: int  # gives the same text again
+
+
+class Record(dict[str, Any]):
+    """A dictionary whose keys can also be read as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class CompletionLogprobs(Record):
+    """Log-probabilities in the shape of OpenAI's completions."""
+
+    tokens: list[str]
+    text_offset: list[int]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+
+
+class CompletionChoice(Record):
+    """One answer of a completion."""
+
+    text: str
+    index: int
+    logprobs: CompletionLogprobs | None
+    finish_reason: str | None
+
+
+class CompletionUsage(Record):
+    """Token counts of a completion."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(Record):
+    """OpenAI's completion object, and with `stream=True` each of its chunks (without `usage`)."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
+
+
+class Embedding(Record):
+    """One vector of an embedding response."""
+
+    object: str
+    embedding: list[float]
+    index: int
+
+
+class EmbeddingResponse(Record):
+    """OpenAI's embedding list."""
+
+    object: str
+    data: list[Embedding]
+    model: str
+    usage: CompletionUsage
