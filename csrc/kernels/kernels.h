@@ -124,6 +124,10 @@ struct Kernels {
                  uint32_t n, uint32_t d, float *o, uint64_t o_stride);
   void (*f16_to_f32)(const uint16_t *x, uint32_t n, float *y);
   void (*f32_to_f16)(const float *x, uint32_t n, uint16_t *y);
+
+  // Runs the int8 dot product of this tier on registers alone and returns the multiply-adds done:
+  // the peak that the matrix kernels are measured against.
+  uint64_t (*int8_peak_loop)(uint64_t iterations);
 };
 
 // CPU tiers, weakest first.
