@@ -1,0 +1,68 @@
+"""The command line. Each command is a module with `add` (its arguments) and `run` (its work).
+
+Standard output carries the answer and nothing else; messages go to standard error. Exit codes: 0
+success, 1 failure, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import Qwen35Error
+from . import bench, doctor, files, info, run
+
+FAILURE, INTERRUPTED = 1, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run` to its function."""
+    parser = argparse.ArgumentParser(
+        prog="qwen35cpp", description="Run the small Qwen 3.5 models on this computer's CPU."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
+    for module in (run, bench, info, doctor, files):
+        module.add(commands, common)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # replaced by an object without encoding
+            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        from .._native import version
+
+        print(version())
+        return 0
+    if "run" not in args:
+        parser.print_usage(sys.stderr)
+        return 2
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader left. Nothing more can be written, not even by the interpreter's last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except (Qwen35Error, OSError, MemoryError) as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+    hint = getattr(error, "hint", "")
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return FAILURE

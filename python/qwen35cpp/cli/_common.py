@@ -1,0 +1,63 @@
+"""What the commands share: arguments, progress on a terminal, numbers for people."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+Commands = Any  # argparse keeps the type of add_subparsers() private
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that opens a model."""
+    parser.add_argument("model", metavar="MODEL", help="a GGUF file")
+    parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads to use")
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def human_bytes(count: float) -> str:
+    """A size such as "1.41 GB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+class Progress:
+    """A line on standard error that is rewritten in place; silent in a pipe or with --quiet."""
+
+    def __init__(self, what: str, *, quiet: bool) -> None:
+        self._what = what
+        self._shown = False
+        self._active = not quiet and sys.stderr.isatty()
+        self._next = time.monotonic() + 0.5  # short work shows nothing
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows `done` of `total`, at most ten times a second."""
+        now = time.monotonic()
+        if self._active and now >= self._next:
+            self._next = now + 0.1
+            self._shown = True
+            share = 100 * done // max(total, 1)
+            print(f"\r{self._what} {done}/{total} ({share} %)", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Removes the line."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._shown = False

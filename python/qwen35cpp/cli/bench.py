@@ -1,0 +1,132 @@
+"""`qwen35cpp bench MODEL`: prompt and generation speed, and the memory they take."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from ..llama import Llama
+from ._common import Commands, add_model, human_bytes, positive, print_json
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Adds the command."""
+    parser = commands.add_parser("bench", parents=[common], help="measure the speed")
+    add_model(parser)
+    parser.add_argument("-p", "--prompt", type=positive, default=512, metavar="N")
+    parser.add_argument("-n", "--generate", type=positive, default=64, metavar="N")
+    parser.add_argument("-d", "--depth", type=positive, metavar="N", help="generate after N tokens")
+    parser.add_argument("-r", "--repeat", type=positive, default=3, metavar="N")
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One test: tokens per second of each repetition and what the median means."""
+
+    test: str
+    rates: list[float]
+    gigabytes: float  # of weights read per second
+    gigaops: float  # integer or float operations per second, two per multiply-accumulate
+
+    @property
+    def median(self) -> float:
+        """The middle of the rates."""
+        return statistics.median(self.rates)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does the work."""
+    depth = args.depth or 1
+    n_ctx = max(args.prompt, depth + args.generate) + 1
+    with Llama(args.model, n_threads=args.threads, n_ctx=n_ctx, prefix_cache=False) as llama:
+        results = [
+            _prefill(llama, args.prompt, args.repeat),
+            _decode(llama, depth, args.generate, args.repeat),
+        ]
+        peak = peak_memory()
+        if args.json:
+            print_json(_as_json(llama, results, peak))
+        else:
+            _print_table(llama, results, peak)
+    return 0
+
+
+def _tokens(llama: Llama, n: int) -> list[int]:
+    """Ordinary tokens, spread over the vocabulary so that embedding rows are not reused."""
+    return [(i * 7919) % min(llama.n_vocab(), 50_000) for i in range(1, n + 1)]
+
+
+def _prefill(llama: Llama, n: int, repeat: int) -> Result:
+    tokens = _tokens(llama, n)
+    rates = []
+    for index in range(repeat + 1):
+        text = llama.generate(tokens, max_tokens=1, temperature=0)
+        if index:  # the first one touches the weights for the first time
+            rates.append(n / text.timings.prefill_seconds)
+    per_token = 2e-9 * llama.info.step_macs * statistics.median(rates)
+    return Result(f"pp{n}", rates, 0.0, per_token)
+
+
+def _decode(llama: Llama, depth: int, n: int, repeat: int) -> Result:
+    tokens = _tokens(llama, depth)
+    rates = []
+    for _ in range(repeat):
+        # The first token is drawn from the prompt's logits: n steps give n + 1 tokens.
+        text = llama.generate(tokens, max_tokens=n + 1, temperature=0, ignore_eos=True)
+        rates.append(n / text.timings.decode_seconds)
+    rate = statistics.median(rates)
+    info = llama.info
+    name = f"tg{n}" if depth == 1 else f"tg{n}@{depth}"
+    return Result(name, rates, 1e-9 * info.step_bytes * rate, 2e-9 * info.step_macs * rate)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes; 0 where unknown."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _as_json(llama: Llama, results: list[Result], peak: int) -> dict[str, Any]:
+    return {
+        "model": llama.model_path,
+        "type": llama.info.matrix_type,
+        "parameters": llama.info.n_params,
+        "threads": llama.n_threads,
+        "peak_memory": peak,
+        "tests": [
+            {
+                "test": result.test,
+                "tokens_per_second": result.median,
+                "repetitions": result.rates,
+                "gigabytes_per_second": result.gigabytes,
+                "gigaops_per_second": result.gigaops,
+            }
+            for result in results
+        ],
+    }
+
+
+def _print_table(llama: Llama, results: list[Result], peak: int) -> None:
+    info = llama.info
+    print(
+        f"{llama.model_path}: {info.n_params / 1e9:.2f} B parameters, {info.matrix_type}, "
+        f"{human_bytes(info.weight_bytes)}, {llama.n_threads} threads\n"
+    )
+    print("| test | tokens/s | spread | weights GB/s | GOP/s |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for result in results:
+        spread = (max(result.rates) - min(result.rates)) / result.median
+        gigabytes = f"{result.gigabytes:.1f}" if result.gigabytes else ""
+        print(
+            f"| {result.test} | {result.median:.2f} | {spread:.0%} | {gigabytes} "
+            f"| {result.gigaops:.1f} |"
+        )
+    print(f"\npeak memory {human_bytes(peak)}")

@@ -1,0 +1,115 @@
+"""`qwen35cpp doctor`: what this computer offers and which models fit into its memory."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import _native
+from ._common import Commands, human_bytes, print_json
+
+# Tensor bytes without the multi-token-prediction layer, from the shapes of the four models.
+_WEIGHTS = {
+    "0.8B": {"Q4_K_M": 518_335_744, "Q8_0": 800_881_920, "BF16": 1_505_783_040},
+    "2B": {"Q4_K_M": 1_263_435_008, "Q8_0": 2_001_050_880, "BF16": 3_764_747_520},
+    "4B": {"Q4_K_M": 2_697_836_544, "Q8_0": 4_471_435_264, "BF16": 8_413_425_664},
+    "9B": {"Q4_K_M": 5_618_141_184, "Q8_0": 9_516_533_760, "BF16": 17_909_729_280},
+}
+# Bytes of keys and values per token (f16) and of the recurrent state.
+_CACHE = {"0.8B": (12_288, 20_201_472), "2B": (12_288, 20_201_472)}
+_LARGE_CACHE = (32_768, 52_690_944)  # 4B, 9B
+_CONTEXT = 8192  # tokens in the estimate
+_WORKING = 200_000_000  # interpreter, vocabulary and scratch of a 512-token batch
+
+_EXTRAS = {"convert": ("gguf", "safetensors"), "reference": ("torch", "transformers")}
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Adds the command."""
+    parser = commands.add_parser("doctor", parents=[common], help="check this computer")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does the work."""
+    total, available = memory()
+    report: dict[str, Any] = {
+        "version": _native.version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "bits": 8 * struct.calcsize("P"),
+        "cpu": _native.system_info(),
+        "usable_cores": _usable_cores(),
+        "memory": {"total": total, "available": available},
+        "models": {
+            size: {kind: _need(size, kind) for kind in kinds} for size, kinds in _WEIGHTS.items()
+        },
+        "extras": {
+            name: all(importlib.util.find_spec(module) for module in modules)
+            for name, modules in _EXTRAS.items()
+        },
+    }
+    if args.json:
+        print_json(report)
+    else:
+        _print(report)
+    return 0
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _need(size: str, kind: str) -> int:
+    per_token, state = _CACHE.get(size, _LARGE_CACHE)
+    return _WEIGHTS[size][kind] + per_token * _CONTEXT + state + _WORKING
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory in total and available to this process; 0 where unknown."""
+    total, available = 0, 0
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        total = 1024 * int(fields["MemTotal"].split()[0])
+        available = 1024 * int(fields.get("MemAvailable", fields["MemFree"]).split()[0])
+    elif sys.platform != "win32":
+        total = available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, used = _group_limit()
+    return (min(total, limit), min(available, limit - used)) if limit else (total, available)
+
+
+def _group_limit() -> tuple[int, int]:
+    """The memory limit of a container and what it uses; 0, 0 without one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return 0, 0
+    return (int(limit), used) if limit.isdigit() else (0, 0)
+
+
+def _print(report: dict[str, Any]) -> None:
+    print(f"qwen35cpp {report['version']}, Python {report['python']}, {report['platform']}")
+    cpu = report["cpu"]
+    print(f"cpu       kernels {cpu.get('isa', '?')}, features {cpu.get('features', '?')}")
+    print(f"cores     {cpu.get('cores', '?')} physical, {report['usable_cores']} usable")
+    total, available = report["memory"]["total"], report["memory"]["available"]
+    print(f"memory    {human_bytes(available)} available of {human_bytes(total)}")
+    for name, present in report["extras"].items():
+        note = "installed" if present else f'pip install "qwen35cpp[{name}]"'
+        print(f"extra     {name}: {note}")
+    print(f"\nmemory for a model with {_CONTEXT} tokens of context (+ fits now, - does not):\n")
+    for size, kinds in report["models"].items():
+        cells = [
+            f"{kind} {human_bytes(need)} {'+' if need <= available else '-'}"
+            for kind, need in kinds.items()
+        ]
+        print(f"  {size:5} " + "   ".join(f"{cell:20}" for cell in cells).rstrip())

@@ -1,0 +1,98 @@
+"""`convert`, `quantize` and `verify`: commands on model files, done by qwen35cpp.convert."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Any
+
+from ..errors import MissingExtra
+from ._common import Commands, Progress, print_json
+
+_PROBLEMS = 1  # the exit code of `verify` when it finds any
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Adds the three commands."""
+    convert = commands.add_parser(
+        "convert", parents=[common], help="make a GGUF file of a Hugging Face checkpoint"
+    )
+    convert.add_argument("source", metavar="FOLDER", help="config.json, tokenizer and safetensors")
+    _add_output(convert)
+    convert.add_argument(
+        "--vision",
+        choices=("separate", "embed", "none"),
+        default="separate",
+        help="where the vision tower goes (default: a file of its own beside the model)",
+    )
+    convert.add_argument(
+        "--no-mtp", action="store_true", help="leave out the multi-token-prediction layer"
+    )
+    convert.set_defaults(run=run_convert)
+
+    quantize = commands.add_parser(
+        "quantize", parents=[common], help="change the tensor types of a GGUF file"
+    )
+    quantize.add_argument("source", metavar="FILE", help="a GGUF file, best in F32, BF16 or F16")
+    _add_output(quantize)
+    quantize.add_argument("--imatrix", metavar="FILE", help="importance of the columns")
+    quantize.set_defaults(run=run_quantize)
+
+    verify = commands.add_parser("verify", parents=[common], help="check a GGUF file")
+    verify.add_argument("source", metavar="FILE", help="a GGUF file")
+    verify.set_defaults(run=run_verify)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
+    parser.add_argument(
+        "--type", required=True, metavar="TYPE", help="such as Q4_K_M, Q8_0, BF16 or F16"
+    )
+
+
+def _tools() -> Any:
+    try:
+        return importlib.import_module("qwen35cpp.convert")
+    except ImportError as error:
+        hint = 'pip install "qwen35cpp[convert]"'
+        raise MissingExtra(f"this command needs the package {error.name}", hint=hint) from error
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Converts a checkpoint."""
+    progress = Progress("converting", quiet=args.quiet)
+    _tools().convert(
+        args.source,
+        args.output,
+        args.type,
+        vision=args.vision,
+        mtp=not args.no_mtp,
+        progress=progress,
+    )
+    return _written(args, progress)
+
+
+def run_quantize(args: argparse.Namespace) -> int:
+    """Requantises a file."""
+    progress = Progress("quantising", quiet=args.quiet)
+    _tools().quantize(args.source, args.output, args.type, imatrix=args.imatrix, progress=progress)
+    return _written(args, progress)
+
+
+def _written(args: argparse.Namespace, progress: Progress) -> int:
+    progress.clear()
+    if args.json:
+        print_json({"output": args.output, "type": args.type})
+    else:
+        print(args.output)
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Lists the problems of a file; fails when there are any."""
+    problems = [str(problem) for problem in _tools().verify(args.source)]
+    if args.json:
+        print_json({"file": args.source, "problems": problems})
+    else:
+        print("\n".join(problems) or f"{args.source}: no problems found")
+    return _PROBLEMS if problems else 0
