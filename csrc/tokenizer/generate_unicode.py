@@ -1,0 +1,152 @@
+"""Writes unicode_data.inc, the tables behind unicode.cpp.
+
+Ids must equal those of the `tokenizers` library, so its Unicode versions decide: the regex classes
+are those of Unicode 16.0, NFC is that of Unicode 9.0 (characters added later are left alone). The
+character data comes from `unicodedata2`; what is younger than 9.0 is found by asking `tokenizers`.
+
+    pip install unicodedata2==16.0.0 tokenizers==0.23.3
+    python csrc/tokenizer/generate_unicode.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import unicodedata2 as ucd
+from tokenizers import Regex, normalizers, pre_tokenizers
+
+CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+BLOCK = 128  # code points per second-stage block: unicode.cpp shifts by 7
+OTHER, LETTER, MARK, NUMBER, SPACE, NEWLINE = range(6)  # enum CharClass in unicode.h
+CLASS_OF_CATEGORY = {"L": LETTER, "M": MARK, "N": NUMBER}
+HANGUL_SYLLABLES = range(0xAC00, 0xAC00 + 11172)  # composed by arithmetic
+
+nfc = normalizers.NFC().normalize_str
+
+
+def matched_by(pattern: str) -> set[int]:
+    """Code points that the library's regex engine matches with `pattern`."""
+    split = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
+    pieces = split.pre_tokenize_str("".join(map(chr, CODE_POINTS)))
+    return {ord(c) for text, _ in pieces for c in text}
+
+
+def char_classes() -> list[int]:
+    classes = [OTHER] * 0x110000
+    for c in CODE_POINTS:
+        classes[c] = CLASS_OF_CATEGORY.get(ucd.category(chr(c))[0], OTHER)
+    for letter, value in CLASS_OF_CATEGORY.items():
+        ours = {c for c in CODE_POINTS if classes[c] == value}
+        if ours != matched_by(rf"\p{{{letter}}}+"):
+            raise SystemExit(f"\\p{{{letter}}} of tokenizers is not that of {ucd.unidata_version}")
+    for c in matched_by(r"\s+"):
+        classes[c] = NEWLINE if c in (0x0A, 0x0D) else SPACE
+    return classes
+
+
+def combining_classes() -> dict[int, int]:
+    """Canonical combining classes, without the characters that the library does not reorder."""
+    result = {}
+    for c in CODE_POINTS:
+        ccc = ucd.combining(chr(c))
+        # Behind a mark of a higher class, or before one of a lower class, a known mark moves.
+        pairs = ("\u0345" + chr(c), chr(c) + "\u0334")  # classes 240 and 1
+        if ccc and any(nfc("\u2606" + pair) != "\u2606" + pair for pair in pairs):
+            result[c] = ccc
+    return result
+
+
+def decompositions() -> dict[int, tuple[int, int]]:
+    """One step of canonical decomposition; the second part is 0 for a singleton."""
+    result = {}
+    for c in CODE_POINTS:
+        fields = ucd.decomposition(chr(c)).split()
+        if not fields or fields[0].startswith("<"):
+            continue
+        first, second = [int(f, 16) for f in fields] + [0] * (2 - len(fields))
+        # Unknown to the library: neither taken apart nor put together.
+        parts = chr(first) + (chr(second) if second else "")
+        if nfc(parts) == ucd.normalize("NFC", parts) and nfc(chr(c)) == ucd.normalize(
+            "NFC", chr(c)
+        ):
+            result[c] = (first, second)
+    if any(second in result for _, second in result.values()):
+        raise SystemExit("unicode.cpp expects that second parts do not decompose further")
+    return result
+
+
+def rows(values: Iterable[object], separator: str = ",") -> str:
+    lines, line = [], ""
+    for value in values:
+        cell = f"{value}{separator}"
+        if len(line) + len(cell) > 98:
+            lines.append(line)
+            line = ""
+        line += cell
+    return "\n".join([*lines, line])
+
+
+def main() -> None:
+    classes, combining, parts = char_classes(), combining_classes(), decompositions()
+    composes = {
+        pair: c for c, pair in parts.items() if pair[1] and ucd.normalize("NFC", chr(c)) == chr(c)
+    }
+    second_parts = {second for _, second in composes}
+    second_parts |= set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))  # Hangul vowels, finals
+
+    def record(c: int) -> tuple[int, int, int]:
+        changes = c in parts and parts[c] not in composes
+        stable = not changes and c not in second_parts
+        return classes[c], combining.get(c, 0), int(stable)
+
+    all_records = [record(c) for c in range(0x110000)]
+    records = sorted(set(all_records))
+    index = {r: i for i, r in enumerate(records)}
+    blocks: dict[tuple[int, ...], int] = {}
+    stage1 = []
+    for start in range(0, 0x110000, BLOCK):
+        block = tuple(index[r] for r in all_records[start : start + BLOCK])
+        stage1.append(blocks.setdefault(block, len(blocks)))
+    if len(records) > 256 or len(blocks) > 65536:
+        raise SystemExit("the index types of unicode.cpp are too small")
+
+    hex_rows = [f"{{0x{c:X},0x{a:X},0x{b:X}}}" for c, (a, b) in sorted(parts.items())]
+    pair_rows = [f"{{0x{a:X},0x{b:X},0x{c:X}}}" for (a, b), c in sorted(composes.items())]
+    text = f"""\
+// Generated by generate_unicode.py: classes of Unicode {ucd.unidata_version}, NFC of Unicode 9.0.
+// clang-format off
+
+// {{class, canonical combining class, 1 when NFC leaves the character alone in any context}}
+const CharInfo kCharInfo[{len(records)}] = {{
+{rows("{%d,%d,%d}" % r for r in records)}
+}};
+
+// Code point / {BLOCK} to block.
+const uint16_t kBlockOf[{len(stage1)}] = {{
+{rows(stage1)}
+}};
+
+// Index into kCharInfo, {BLOCK} per block.
+const uint8_t kInfoOf[{len(blocks) * BLOCK}] = {{
+{rows(i for block in blocks for i in block)}
+}};
+
+// {{code point, first, second or 0}}: one step of canonical decomposition, sorted.
+static constexpr Decomposition kDecompositions[{len(hex_rows)}] = {{
+{rows(hex_rows)}
+}};
+
+// {{first, second, composite}}, sorted.
+static constexpr Composition kCompositions[{len(pair_rows)}] = {{
+{rows(pair_rows)}
+}};
+// clang-format on
+"""
+    path = Path(__file__).with_name("unicode_data.inc")
+    path.write_text(text, encoding="ascii")
+    print(f"{path.name}: {len(records)} records, {len(blocks)} blocks, {len(text)} characters")
+
+
+if __name__ == "__main__":
+    main()
