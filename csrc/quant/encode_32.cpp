@@ -25,7 +25,8 @@ uint32_t fifth_bits(const uint8_t *number) {
 template <class Levels>
 void number_levels(const float *x, float inverse, float shift, uint8_t *number) {
   for (uint32_t i = 0; i < kValues; i += 4) {
-    const Vec4 q = Levels::nearest(load4(x + i) * splat4(inverse) + splat4(shift));
+    const Vec4 x4{x[i], x[i + 1], x[i + 2], x[i + 3]};
+    const Vec4 q = Levels::nearest(x4 * splat4(inverse) + splat4(shift));
     for (int k = 0; k < 4; k++) number[i + k] = static_cast<uint8_t>(q[k] - Levels::kLow);
   }
 }
@@ -37,7 +38,7 @@ U16 encode_scaled(const float *src, const float *weight, const Trials &trials, u
   load_finite(src, kValues, x);
   load_weights(weight, kValues, w);
   U16 stored;
-  stored = scale_to_half(fit_scale<Levels>(x, w, kValues, trials).scale);
+  stored = scale_to_half(fit_scale<Levels>(x, w, kValues, trials, weight != nullptr).scale);
   number_levels<Levels>(x, inverse_or_zero(half_to_float(stored)), 0, number);
   return stored;
 }
@@ -53,7 +54,7 @@ StoredPair encode_affine(const float *src, const float *weight, const Trials &tr
   float x[kValues], w[kValues];
   load_finite(src, kValues, x);
   load_weights(weight, kValues, w);
-  const AffineFit fit = fit_affine<Levels>(x, w, kValues, trials, false);
+  const AffineFit fit = fit_affine<Levels>(x, w, kValues, trials, weight != nullptr, false);
   StoredPair stored;
   stored.d = scale_to_half(fit.scale);
   stored.m = scale_to_half(-fit.min);
@@ -74,7 +75,7 @@ void for_blocks(const float *src, const float *weight, uint8_t *dst, size_t n, E
 }  // namespace
 
 void encode_q4_0(const float *src, const float *weight, uint8_t *dst, size_t n) {
-  constexpr Trials kTrials{6.0f, 0.125f, 22};
+  constexpr Trials kTrials{6.0f, 0.375f, 12, 36};
   for_blocks<BlockQ4_0>(src, weight, dst, n, [&](const float *x, const float *w, BlockQ4_0 *block) {
     uint8_t number[kValues];
     block->d = encode_scaled<IntegerLevels<-8, 7>>(x, w, kTrials, number);
@@ -83,7 +84,7 @@ void encode_q4_0(const float *src, const float *weight, uint8_t *dst, size_t n) 
 }
 
 void encode_q5_0(const float *src, const float *weight, uint8_t *dst, size_t n) {
-  constexpr Trials kTrials{13.0f, 0.125f, 30};
+  constexpr Trials kTrials{13.0f, 0.5f, 12, 48};
   for_blocks<BlockQ5_0>(src, weight, dst, n, [&](const float *x, const float *w, BlockQ5_0 *block) {
     uint8_t number[kValues];
     block->d = encode_scaled<IntegerLevels<-16, 15>>(x, w, kTrials, number);
@@ -93,7 +94,7 @@ void encode_q5_0(const float *src, const float *weight, uint8_t *dst, size_t n) 
 }
 
 void encode_q4_1(const float *src, const float *weight, uint8_t *dst, size_t n) {
-  constexpr Trials kTrials{13.0f, 0.25f, 20};
+  constexpr Trials kTrials{12.0f, 0.375f, 16, 48};
   for_blocks<BlockQ4_1>(src, weight, dst, n, [&](const float *x, const float *w, BlockQ4_1 *block) {
     uint8_t number[kValues];
     const StoredPair pair = encode_affine<IntegerLevels<0, 15>>(x, w, kTrials, number);
@@ -104,7 +105,7 @@ void encode_q4_1(const float *src, const float *weight, uint8_t *dst, size_t n) 
 }
 
 void encode_q5_1(const float *src, const float *weight, uint8_t *dst, size_t n) {
-  constexpr Trials kTrials{28.0f, 0.25f, 24};
+  constexpr Trials kTrials{26.0f, 0.5f, 20, 56};
   for_blocks<BlockQ5_1>(src, weight, dst, n, [&](const float *x, const float *w, BlockQ5_1 *block) {
     uint8_t number[kValues];
     const StoredPair pair = encode_affine<IntegerLevels<0, 31>>(x, w, kTrials, number);
@@ -116,13 +117,14 @@ void encode_q5_1(const float *src, const float *weight, uint8_t *dst, size_t n) 
 }
 
 void encode_iq4_nl(const float *src, const float *weight, uint8_t *dst, size_t n) {
-  constexpr Trials kTrials{90.0f, 3.0f, 20};
+  constexpr Trials kTrials{88.0f, 4.0f, 16, 40};
   for_blocks<BlockIQ4_NL>(
       src, weight, dst, n, [&](const float *x, const float *w, BlockIQ4_NL *block) {
         float values[kValues], weights[kValues];
         load_finite(x, kValues, values);
         load_weights(w, kValues, weights);
-        block->d = scale_to_half(fit_scale<Iq4Levels>(values, weights, kValues, kTrials).scale);
+        block->d = scale_to_half(
+            fit_scale<Iq4Levels>(values, weights, kValues, kTrials, w != nullptr).scale);
         uint8_t number[kValues];
         Iq4Levels::numbers(values, kValues, inverse_or_zero(half_to_float(block->d)), number);
         pack_nibbles(number, block->qs);

@@ -13,7 +13,8 @@ template <class Levels>
 void number_levels(const float *x, uint32_t n, float scale, float shift, uint8_t *number) {
   const float inverse = inverse_or_zero(scale);
   for (uint32_t i = 0; i < n; i += 4) {
-    const Vec4 q = Levels::nearest(load4(x + i) * splat4(inverse) + splat4(shift * inverse));
+    const Vec4 x4{x[i], x[i + 1], x[i + 2], x[i + 3]};
+    const Vec4 q = Levels::nearest(x4 * splat4(inverse) + splat4(shift * inverse));
     for (int k = 0; k < 4; k++) number[i + k] = static_cast<uint8_t>(q[k] - Levels::kLow);
   }
 }
@@ -79,7 +80,7 @@ void store_affine_k4(const AffineK4 &affine, Block *block) {
 void encode_block(const SuperInput &in, BlockQ2_K *block) {
   using Levels = IntegerLevels<0, 3>;
   using Affine = SuperAffine<16, 15>;
-  const Affine affine = fit_super_affine<Levels, Affine>(in, {2.0f, 0.1f, 16}, 1.0f, 4, 2);
+  const Affine affine = fit_super_affine<Levels, Affine>(in, {2.0f, 0.2f, 12, 28}, 4);
   uint8_t number[kSuper];
   number_affine<Levels>(in.x, affine, number);
   for (int g = 0; g < 16; g++) {
@@ -94,7 +95,7 @@ void encode_block(const SuperInput &in, BlockQ2_K *block) {
 void encode_block(const SuperInput &in, BlockQ3_K *block) {
   using Levels = IntegerLevels<-4, 3>;
   using Scales = SuperScales<16, -32, 31>;
-  const Scales scales = fit_super_scales<Levels, Scales>(in, {2.5f, 0.125f, 18}, 1.0f, 3, 1);
+  const Scales scales = fit_super_scales<Levels, Scales>(in, {2.5f, 0.25f, 12, 28}, 3);
   uint8_t number[kSuper];
   number_super<Levels>(in.x, scales, number);
   int8_t multiplier[16];
@@ -107,7 +108,7 @@ void encode_block(const SuperInput &in, BlockQ3_K *block) {
 
 void encode_block(const SuperInput &in, BlockQ4_K *block) {
   using Levels = IntegerLevels<0, 15>;
-  const AffineK4 affine = fit_super_affine<Levels, AffineK4>(in, {13.0f, 0.25f, 16}, 1.0f, 2, 1);
+  const AffineK4 affine = fit_super_affine<Levels, AffineK4>(in, {12.0f, 0.375f, 16, 48}, 2);
   uint8_t number[kSuper];
   number_affine<Levels>(in.x, affine, number);
   store_affine_k4(affine, block);
@@ -116,7 +117,7 @@ void encode_block(const SuperInput &in, BlockQ4_K *block) {
 
 void encode_block(const SuperInput &in, BlockQ5_K *block) {
   using Levels = IntegerLevels<0, 31>;
-  const AffineK4 affine = fit_super_affine<Levels, AffineK4>(in, {28.0f, 0.25f, 18}, 1.0f, 2, 1);
+  const AffineK4 affine = fit_super_affine<Levels, AffineK4>(in, {26.0f, 0.5f, 20, 56}, 2);
   uint8_t number[kSuper];
   number_affine<Levels>(in.x, affine, number);
   store_affine_k4(affine, block);
@@ -127,7 +128,7 @@ void encode_block(const SuperInput &in, BlockQ5_K *block) {
 void encode_block(const SuperInput &in, BlockQ6_K *block) {
   using Levels = IntegerLevels<-32, 31>;
   using Scales = SuperScales<16, -128, 127>;
-  const Scales scales = fit_super_scales<Levels, Scales>(in, {28.0f, 0.25f, 20}, 1.0f, 1, 1);
+  const Scales scales = fit_super_scales<Levels, Scales>(in, {24.0f, 0.75f, 16, 56}, 1);
   uint8_t number[kSuper];
   number_super<Levels>(in.x, scales, number);
   block->d = scales.d;
@@ -144,7 +145,7 @@ void encode_block(const SuperInput &in, BlockQ6_K *block) {
 
 void encode_block(const SuperInput &in, BlockIQ4_XS *block) {
   using Scales = SuperScales<8, -32, 31>;
-  const Scales scales = fit_super_scales<Iq4Levels, Scales>(in, {90.0f, 4.0f, 12}, 1.0f, 1, 1);
+  const Scales scales = fit_super_scales<Iq4Levels, Scales>(in, {88.0f, 4.0f, 16, 40}, 1);
   block->d = scales.d;
   const float d = half_to_float(scales.d);
   int high = 0;

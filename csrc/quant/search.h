@@ -1,7 +1,7 @@
 // Searches for the scales of a group of values; shared by the encoders.
 // Everything minimises sum(w * (x - value)^2): trial scales round the values to levels, the scale
 // that suits those levels best follows by least squares, and rounding to it again can only help.
-// Groups are 16 or 32 values; vectors of 4 lanes keep the sums' order the same on every CPU.
+// Four trials run side by side, one per vector lane, so sums add up in the same order on every CPU.
 #pragma once
 
 #include <cmath>
@@ -15,17 +15,13 @@ namespace q35 {
 
 using Vec4 = float __attribute__((vector_size(16)));
 
-inline Vec4 load4(const float *p) {
-  Vec4 v;
-  std::memcpy(&v, p, 16);
-  return v;
-}
-
 inline Vec4 splat4(float value) {
   return Vec4{value, value, value, value};
 }
-inline float sum4(Vec4 v) {
-  return (v[0] + v[2]) + (v[1] + v[3]);
+
+// first, first + step, ...
+inline Vec4 ramp4(float first, float step) {
+  return Vec4{first, first + step, first + 2 * step, first + 3 * step};
 }
 
 // ---- input ------------------------------------------------------------------------------------
@@ -70,6 +66,11 @@ inline uint16_t scale_to_half(float scale) {
   return float_to_half(std::fmin(std::fmax(scale, -65504.0f), 65504.0f));
 }
 
+// Lanes of a / b, 0 where b is not positive.
+inline Vec4 divide_positive4(Vec4 a, Vec4 b) {
+  return b > splat4(0) ? a / b : splat4(0);
+}
+
 inline float inverse_or_zero(float value) {
   const float inverse = 1 / value;
   return std::isfinite(inverse) ? inverse : 0.0f;
@@ -83,10 +84,26 @@ inline Vec4 round4(Vec4 v) {
   return (v + magic) - magic;
 }
 
-// NaN becomes low.
+// The lanes of a where they are greater (less) than b's, else b's, so that a NaN in a is dropped.
+#if defined(__SSE2__)
+// What the expressions below mean; gcc 12 would spell out compare and blend.
+inline Vec4 max4(Vec4 a, Vec4 b) {
+  return __builtin_ia32_maxps(a, b);
+}
+inline Vec4 min4(Vec4 a, Vec4 b) {
+  return __builtin_ia32_minps(a, b);
+}
+#else
+inline Vec4 max4(Vec4 a, Vec4 b) {
+  return a > b ? a : b;
+}
+inline Vec4 min4(Vec4 a, Vec4 b) {
+  return a < b ? a : b;
+}
+#endif
+
 inline Vec4 clamp4(Vec4 v, float low, float high) {
-  v = v > splat4(low) ? v : splat4(low);
-  return v < splat4(high) ? v : splat4(high);
+  return min4(max4(v, splat4(low)), splat4(high));
 }
 
 // The integers low .. high.
@@ -133,63 +150,80 @@ struct Iq4Levels {
 
 // ---- one scale --------------------------------------------------------------------------------
 
-// Sums over a group for the levels q that x takes under some scale.
-struct Moments {
-  float xq;  // sum(w x q)
-  float qq;  // sum(w q q)
-
-  float best_scale() const { return qq > 0 ? xq / qq : 0; }
-  // What the best scale takes off sum(w x x).
-  float gain() const { return qq > 0 ? xq * xq / qq : 0; }
-  // The same for a given scale.
-  float gain_at(float scale) const { return scale * (2 * xq - scale * qq); }
-};
-
-// x, w: [n]
-template <class Levels>
-Moments moments(const float *x, const float *w, uint32_t n, float inverse) {
-  const Vec4 factor = splat4(inverse);
-  Vec4 xq{}, qq{};
-  for (uint32_t i = 0; i < n; i += 4) {
-    const Vec4 v = load4(x + i);
-    const Vec4 q = Levels::nearest(v * factor);
-    const Vec4 wq = load4(w + i) * q;
-    xq += wq * v;
-    qq += wq * q;
-  }
-  return {sum4(xq), sum4(qq)};
-}
-
 // The trial inverse scales send the largest magnitude to `from`, `from + step`, ... of a level
-// range.
+// range: `count` of them, a multiple of 4. With importance the best scale may cut off large values
+// that matter little, so that then `weighted_count` are tried.
 struct Trials {
   float from, step;
-  int count;
+  int count, weighted_count;
 };
 
+// Sums over a group for the levels q that x takes under four trial scales.
+struct Moments4 {
+  Vec4 xq;  // sum(w x q)
+  Vec4 qq;  // sum(w q q)
+
+  Vec4 best_scale() const { return divide_positive4(xq, qq); }
+  // What a scale takes off sum(w x x).
+  Vec4 gain_at(Vec4 scale) const { return scale * (splat4(2) * xq - scale * qq); }
+};
+
+// The best scale so far.
 struct ScaleFit {
-  float scale;
-  float gain;
+  float scale, gain;
+
+  // Takes the best of four when it is better; returns whether it was.
+  bool keep(Vec4 scales, Vec4 gains) {
+    bool kept = false;
+    for (int k = 0; k < 4; k++) {
+      if (!(gains[k] > gain)) continue;
+      scale = scales[k];
+      gain = gains[k];
+      kept = true;
+    }
+    return kept;
+  }
 };
 
-template <class Levels>
-ScaleFit fit_scale(const float *x, const float *w, uint32_t n, const Trials &trials) {
-  const float peak = max_magnitude(x, n);
-  const float unit = inverse_or_zero(peak);
-  ScaleFit best{0, 0};
-  const auto consider = [&](float inverse) {
-    const Moments m = moments<Levels>(x, w, n, inverse);
-    const float gain = m.gain();
-    if (!(gain > best.gain)) return false;
-    best = {m.best_scale(), gain};
-    return true;
-  };
-  for (int t = 0; t < trials.count; t++) {
-    const float reach = (trials.from + trials.step * static_cast<float>(t)) * unit;
-    consider(reach);
-    consider(-reach);
+// x, w: [n]; m: the sums for each of the K sets of four inverse scales.
+template <class Levels, int K>
+void sum_moments(const float *x, const float *w, uint32_t n, const Vec4 (&inverse)[K],
+                 Moments4 (&m)[K]) {
+  for (int k = 0; k < K; k++) m[k] = Moments4{};
+  for (uint32_t i = 0; i < n; i++) {
+    const Vec4 xi = splat4(x[i]), wi = splat4(w[i]), wx = wi * xi;
+    for (int k = 0; k < K; k++) {
+      const Vec4 q = Levels::nearest(xi * inverse[k]);
+      m[k].xq += wx * q;
+      m[k].qq += wi * (q * q);
+    }
   }
-  for (int i = 0; i < 4 && consider(inverse_or_zero(best.scale)); i++) {
+}
+
+// x, w: [n]; weighted: w is not all 1.
+template <class Levels>
+ScaleFit fit_scale(const float *x, const float *w, uint32_t n, const Trials &trials,
+                   bool weighted) {
+  ScaleFit best{0, 0};
+  const auto consider = [&](const Vec4(&inverse)[2]) {
+    Moments4 m[2];
+    sum_moments<Levels>(x, w, n, inverse, m);
+    const Vec4 first = m[0].best_scale(), second = m[1].best_scale();
+    const bool kept = best.keep(first, m[0].gain_at(first));
+    return best.keep(second, m[1].gain_at(second)) || kept;
+  };
+  const float unit = inverse_or_zero(max_magnitude(x, n));
+  const int count = weighted ? trials.weighted_count : trials.count;
+  for (int t = 0; t < count; t += 4) {
+    const float first = trials.from + trials.step * static_cast<float>(t);
+    const Vec4 inverse = ramp4(first, trials.step) * splat4(unit);
+    // Levels reach further on one side; which one suits the largest value is open.
+    consider({inverse, -inverse});
+  }
+  for (int i = 0; i < 3; i++) {
+    // Rounding to the best scale itself, and to scales a little beside it.
+    const Vec4 inverse = splat4(inverse_or_zero(best.scale));
+    if (!consider({inverse * ramp4(0.991f, 0.003f), inverse * ramp4(1.003f, 0.003f)})) break;
   }
   return best;
 }
@@ -200,56 +234,85 @@ ScaleFit fit_scale(const float *x, const float *w, uint32_t n, const Trials &tri
 struct AffineFit {
   float scale, min;
   float gain;  // what it takes off sum(w x x)
+
+  bool keep(Vec4 scales, Vec4 mins, Vec4 gains) {
+    bool kept = false;
+    for (int k = 0; k < 4; k++) {
+      if (!(gains[k] > gain)) continue;
+      *this = {scales[k], mins[k], gains[k]};
+      kept = true;
+    }
+    return kept;
+  }
 };
 
-// Sums over a group for the levels q that x takes under some scale and minimum.
-struct AffineMoments {
-  float w, x;       // sum(w), sum(w x)
-  float q, qq, xq;  // sum(w q), sum(w q q), sum(w x q)
+// Sums over a group for the levels q that x takes under four trial scales and minimums.
+struct AffineMoments4 {
+  Vec4 w, x;       // sum(w), sum(w x): the same in every lane
+  Vec4 q, qq, xq;  // sum(w q), sum(w q q), sum(w x q)
 
-  float gain_at(float scale, float min) const {
-    return 2 * (scale * xq - min * x) - scale * scale * qq + min * (2 * scale * q - min * w);
+  Vec4 gain_at(Vec4 scale, Vec4 min) const {
+    const Vec4 two = splat4(2);
+    return scale * (two * (xq + min * q) - scale * qq) - min * (two * x + min * w);
   }
   // The minimum that suits a scale best.
-  float best_min(float scale) const { return (scale * q - x) / w; }
+  Vec4 best_min(Vec4 scale) const { return (scale * q - x) / w; }
 
   // The best pair; with `positive_min` the best one whose minimum is not negative.
-  AffineFit best(bool positive_min) const {
-    const float determinant = w * qq - q * q;
-    float scale = determinant > 0 ? (w * xq - x * q) / determinant : 0;
-    float min = best_min(scale);
-    if (positive_min && min < 0) {
-      min = 0;
-      scale = qq > 0 ? xq / qq : 0;
+  void best(bool positive_min, Vec4 *scale, Vec4 *min) const {
+    const Vec4 zero = splat4(0);
+    const Vec4 determinant = w * qq - q * q;
+    // All values on one level leave only rounding noise in the determinant.
+    *scale = determinant > splat4(1e-6f) * w * qq ? (w * xq - x * q) / determinant : zero;
+    *min = best_min(*scale);
+    if (positive_min) {
+      *scale = *min < zero ? divide_positive4(xq, qq) : *scale;
+      *min = *min < zero ? zero : *min;
     }
-    return {scale, min, gain_at(scale, min)};
   }
 };
 
-// x, w: [n]; q = nearest(x * inverse + shift)
-template <class Levels>
-AffineMoments affine_moments(const float *x, const float *w, uint32_t n, float inverse,
-                             float shift) {
-  const Vec4 factor = splat4(inverse), offset = splat4(shift);
-  Vec4 sw{}, sx{}, sq{}, qq{}, xq{};
-  for (uint32_t i = 0; i < n; i += 4) {
-    const Vec4 v = load4(x + i), wi = load4(w + i);
-    const Vec4 q = Levels::nearest(v * factor + offset);
-    const Vec4 wq = wi * q;
-    sw += wi;
-    sx += wi * v;
-    sq += wq;
-    qq += wq * q;
-    xq += wq * v;
+// x, w: [n]; m: the sums for q = nearest(x * inverse + shift) for each of the K sets of four.
+template <class Levels, int K>
+void sum_affine_moments(const float *x, const float *w, uint32_t n, const Vec4 (&inverse)[K],
+                        const Vec4 (&shift)[K], AffineMoments4 (&m)[K]) {
+  Vec4 sum_w{}, sum_x{};
+  for (int k = 0; k < K; k++) m[k] = AffineMoments4{};
+  for (uint32_t i = 0; i < n; i++) {
+    const Vec4 xi = splat4(x[i]), wi = splat4(w[i]), wx = wi * xi;
+    sum_w += wi;
+    sum_x += wx;
+    for (int k = 0; k < K; k++) {
+      const Vec4 q = Levels::nearest(xi * inverse[k] + shift[k]);
+      const Vec4 wq = wi * q;
+      m[k].q += wq;
+      m[k].qq += wq * q;
+      m[k].xq += wx * q;
+    }
   }
-  return {sum4(sw), sum4(sx), sum4(sq), sum4(qq), sum4(xq)};
+  for (int k = 0; k < K; k++) {
+    m[k].w = sum_w;
+    m[k].x = sum_x;
+  }
 }
 
 // The trial scales send the range of x to `from`, `from + step`, ... levels, each once from the low
 // end and once around the middle.
 template <class Levels>
 AffineFit fit_affine(const float *x, const float *w, uint32_t n, const Trials &trials,
-                     bool positive_min) {
+                     bool weighted, bool positive_min) {
+  AffineFit best{0, 0, 0};
+  const auto consider = [&](const Vec4(&inverse)[2], const Vec4(&shift)[2]) {
+    AffineMoments4 m[2];
+    sum_affine_moments<Levels>(x, w, n, inverse, shift, m);
+    bool kept = false;
+    for (const AffineMoments4 &sums : m) {
+      Vec4 scale, min;
+      sums.best(positive_min, &scale, &min);
+      if (best.keep(scale, min, sums.gain_at(scale, min))) kept = true;
+    }
+    return kept;
+  };
   float low = x[0], high = x[0];
   for (uint32_t i = 1; i < n; i++) {
     low = x[i] < low ? x[i] : low;
@@ -257,21 +320,21 @@ AffineFit fit_affine(const float *x, const float *w, uint32_t n, const Trials &t
   }
   if (positive_min && low > 0) low = 0;
   const float unit = inverse_or_zero(high - low);
-  AffineFit best{0, 0, 0};
-  const auto consider = [&](float inverse, float shift) {
-    const AffineFit fit = affine_moments<Levels>(x, w, n, inverse, shift).best(positive_min);
-    if (!(fit.gain > best.gain)) return false;
-    best = fit;
-    return true;
-  };
-  for (int t = 0; t < trials.count; t++) {
-    const float inverse = (trials.from + trials.step * static_cast<float>(t)) * unit;
-    consider(inverse, -low * inverse);
-    consider(inverse, 0.5f * (Levels::kHigh - (low + high) * inverse));
+  const int count = weighted ? trials.weighted_count : trials.count;
+  for (int t = 0; t < count; t += 4) {
+    const float first = trials.from + trials.step * static_cast<float>(t);
+    const Vec4 inverse = ramp4(first, trials.step) * splat4(unit);
+    const Vec4 middle = splat4(0.5f) * (splat4(Levels::kHigh) - splat4(low + high) * inverse);
+    consider({inverse, inverse}, {splat4(-low) * inverse, middle});
   }
-  for (int i = 0; i < 4; i++) {
-    const float inverse = inverse_or_zero(best.scale);
-    if (!consider(inverse, best.min * inverse)) break;
+  for (int i = 0; i < 3; i++) {
+    // Rounding to the best pair itself, and with scale and minimum a little beside it.
+    const Vec4 inverse = splat4(inverse_or_zero(best.scale));
+    const Vec4 shift = splat4(best.min) * inverse;
+    if (!consider({inverse, inverse * splat4(1.006f)},
+                  {shift + ramp4(-0.15f, 0.15f), shift + ramp4(-0.3f, 0.15f)})) {
+      break;
+    }
   }
   return best;
 }
