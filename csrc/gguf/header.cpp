@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <cstdio>
 #include <cstring>
 
 #include "base/checked.h"
@@ -179,10 +180,12 @@ class Parser {
                   value_type_name(value->element), left());
     }
     if (strings) {
+      char what[96];
+      std::snprintf(what, sizeof what, "a string of key '%s'", shown(value->key).text);
       const uint64_t longest = left();
       std::string_view text;
       for (uint64_t i = 0; i < value->count; i++) {
-        Q35_TRY(take_string("string", 0, longest, &text));
+        Q35_TRY(take_string(what, 0, longest, &text));
       }
     } else {
       const uint8_t *bytes = nullptr;

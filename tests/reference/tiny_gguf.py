@@ -324,6 +324,8 @@ def is_vector(name: str, shape: tuple[int, ...]) -> bool:
 
 def _type_of(name: str, shape: tuple[int, ...], options: Options) -> Type:
     chosen: Type | str = options.type
+    if name.startswith(("v.", "mm.")):
+        return Type.F32
     if is_vector(name, shape):
         chosen = options.vector_type
     else:
