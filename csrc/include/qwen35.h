@@ -40,9 +40,9 @@ typedef int32_t qwen35_status;
 
 enum {
   QWEN35_OK = 0,
-  QWEN35_ERROR_ARGUMENT = 1,    /* the caller passed something out of range */
-  QWEN35_ERROR_IO = 2,          /* the operating system refused to open, read or write */
-  QWEN35_ERROR_MODEL = 3,       /* the file is not a valid model; names key, offset, expected, found */
+  QWEN35_ERROR_ARGUMENT = 1, /* the caller passed something out of range */
+  QWEN35_ERROR_IO = 2,       /* the operating system refused to open, read or write */
+  QWEN35_ERROR_MODEL = 3,    /* the file is not a valid model; names key, offset, expected, found */
   QWEN35_ERROR_UNSUPPORTED = 4, /* valid, but outside what this engine runs */
   QWEN35_ERROR_MEMORY = 5,      /* not enough memory; names need */
   QWEN35_ERROR_CONTEXT = 6,     /* more tokens than the session's context */
@@ -76,15 +76,15 @@ typedef struct qwen35_model_params {
 
 /* Shape of the opened model. Names follow the Qwen 3.5 configuration. */
 typedef struct qwen35_model_info {
-  uint32_t n_layer;        /* trunk layers, without multi-token-prediction layers */
-  uint32_t n_mtp_layer;    /* 0 when the file carries none */
-  uint32_t n_embd;         /* hidden size */
-  uint32_t n_ff;           /* SwiGLU inner size */
-  uint32_t n_head;         /* query heads */
+  uint32_t n_layer;     /* trunk layers, without multi-token-prediction layers */
+  uint32_t n_mtp_layer; /* 0 when the file carries none */
+  uint32_t n_embd;      /* hidden size */
+  uint32_t n_ff;        /* SwiGLU inner size */
+  uint32_t n_head;      /* query heads */
   uint32_t n_head_kv;
   uint32_t head_dim;
-  uint32_t n_rot;          /* rotary dimensions of each head */
-  uint32_t n_lin_k_head;   /* linear-attention key heads */
+  uint32_t n_rot;        /* rotary dimensions of each head */
+  uint32_t n_lin_k_head; /* linear-attention key heads */
   uint32_t n_lin_v_head;
   uint32_t lin_head_dim;
   uint32_t conv_kernel;
@@ -176,9 +176,9 @@ QWEN35_API uint32_t qwen35_session_context(const qwen35_session *session);
 /* Forgets every token. */
 QWEN35_API void qwen35_session_reset(qwen35_session *session);
 /* Evaluates n tokens at the current position. outputs may be NULL: then only the logits of the last
- * token are computed and kept for qwen35_session_sample(). They are kept as well whenever the last
- * token is wanted. After ERROR_CANCELLED the session stands at the last finished chunk and can be
- * used on. progress may be NULL. */
+ * token are computed and kept for qwen35_session_sample(). They are kept as well when the last
+ * token is wanted, unless only hidden states are asked for. After ERROR_CANCELLED the session
+ * stands at the last finished chunk and can be used on. progress may be NULL. */
 QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens,
                                              size_t n, const qwen35_outputs *outputs,
                                              qwen35_progress progress, void *user);
@@ -205,11 +205,12 @@ typedef struct qwen35_sampling_params {
   float min_p;              /* 0: off */
   float presence_penalty;   /* subtracted once from every id already generated */
   float frequency_penalty;  /* subtracted per occurrence */
-  float repetition_penalty; /* 1: off; divides positive, multiplies negative logits, prompt included */
+  float repetition_penalty; /* 1: off; divides positive, multiplies negative logits, prompt included
+                             */
   uint64_t seed;
-  int32_t n_logprobs;            /* alternatives to report with each token, 0..20 */
-  const int32_t *bias_tokens;    /* [n_bias] or NULL */
-  const float *bias_values;      /* [n_bias] added to the logits */
+  int32_t n_logprobs;         /* alternatives to report with each token, 0..20 */
+  const int32_t *bias_tokens; /* [n_bias] or NULL */
+  const float *bias_values;   /* [n_bias] added to the logits */
   size_t n_bias;
 } qwen35_sampling_params;
 
@@ -221,8 +222,8 @@ typedef struct qwen35_logprob {
 typedef struct qwen35_sample {
   int32_t token;
   float logprob;
-  int32_t n_top;           /* entries used in top */
-  qwen35_logprob top[20];  /* most likely first */
+  int32_t n_top;          /* entries used in top */
+  qwen35_logprob top[20]; /* most likely first */
 } qwen35_sample;
 
 QWEN35_API void qwen35_sampling_defaults(qwen35_sampling_params *params);
@@ -231,10 +232,12 @@ QWEN35_API qwen35_status qwen35_sampler_create(const qwen35_model *model,
                                                const qwen35_sampling_params *params,
                                                qwen35_sampler **out);
 QWEN35_API void qwen35_sampler_close(qwen35_sampler *sampler);
-/* Tells the sampler about tokens it did not draw. from_prompt: counted by repetition_penalty only. */
+/* Tells the sampler about tokens it did not draw. from_prompt: counted by repetition_penalty only.
+ */
 QWEN35_API qwen35_status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *tokens,
                                                size_t n, int32_t from_prompt);
-/* Draws from logits [n_vocab] and accepts the token drawn. Unused vocabulary rows are never drawn. */
+/* Draws from logits [n_vocab] and accepts the token drawn. Unused vocabulary rows are never drawn.
+ */
 QWEN35_API qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits,
                                                qwen35_sample *out);
 /* Draws from the logits that the last eval of `session` kept. */
@@ -251,9 +254,10 @@ QWEN35_API qwen35_status qwen35_stream_create(const qwen35_model *model, const c
                                               const size_t *stop_lengths, size_t n_stop,
                                               int32_t special, qwen35_stream **out);
 QWEN35_API void qwen35_stream_close(qwen35_stream *stream);
-/* Feeds one token. *text and *length receive whole characters that can be shown now (valid until the
- * next call); text that may still turn out to be a stop string or half a character is held back.
- * *stopped is set to the index of the stop string met, else -1; the stop string is not shown. */
+/* Feeds one token. *text and *length receive whole characters that can be shown now (valid until
+ * the next call); text that may still turn out to be a stop string or half a character is held
+ * back. *stopped is set to the index of the stop string met, else -1; the stop string is not shown.
+ */
 QWEN35_API qwen35_status qwen35_stream_push(qwen35_stream *stream, int32_t token, const char **text,
                                             size_t *length, int32_t *stopped);
 /* Ends the stream: gives what was held back, a truncated character as U+FFFD. */
@@ -270,8 +274,8 @@ typedef struct qwen35_gguf_value {
   int32_t type;         /* GGUF value type: 0 u8, 1 i8, ... 8 string, 9 array, ... 12 f64 */
   int32_t element_type; /* of an array; else -1 */
   uint64_t count;       /* elements of an array; else 1 */
-  const void *data;     /* little-endian scalars; strings: u64 length and bytes, one after another */
-  uint64_t bytes;       /* of data */
+  const void *data; /* little-endian scalars; strings: u64 length and bytes, one after another */
+  uint64_t bytes;   /* of data */
 } qwen35_gguf_value;
 
 typedef struct qwen35_gguf_tensor {

@@ -1,0 +1,81 @@
+// The CPU backend: kernels of one tier on a thread pool. One instance serves one session, because
+// it owns the scratch memory; pool and kernel table are shared. rows.cpp: embedding, norms;
+// linear.cpp: matrix products; attention.cpp; delta_net.cpp.
+#pragma once
+
+#include "backend/backend.h"
+#include "base/array.h"
+#include "base/thread_pool.h"
+#include "kernels/kernels.h"
+
+namespace q35 {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const Kernels &kernels, ThreadPool *pool) : kernels_(kernels), pool_(pool) {}
+
+  // Sizes the scratch for batches of up to max_tokens of this model.
+  [[nodiscard]] Status reserve(const Config &config, uint32_t max_tokens);
+  uint64_t scratch_bytes() const;
+
+  void embed(const Matrix &w, const int32_t *tokens, uint32_t n, float *x) override;
+  void add_norm(float *x, const float *delta, const float *w, uint32_t n, uint32_t dim, float eps,
+                float *y) override;
+  void linear(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
+              uint32_t n_jobs) override;
+  void silu_mul(float *gate, const float *up, uint32_t n, uint32_t dim) override;
+  void attention(const AttentionArgs &args) override;
+  void delta_net(const DeltaNetArgs &args) override;
+
+ private:
+  // Fewer tokens than this are done by the calling thread: waking the pool would cost more.
+  static constexpr uint32_t kParallelTokens = 16;
+  static constexpr uint32_t kTokensPerItem = 8;
+
+  // Calls fn(first, count, thread) over ranges of the n tokens, on the pool when there are many.
+  template <class Fn>
+  void over_tokens(uint32_t n, const Fn &fn) {
+    if (n < kParallelTokens) {
+      fn(0, n, 0);
+      return;
+    }
+    pool_->run((n + kTokensPerItem - 1) / kTokensPerItem, [&](uint32_t item, int thread) {
+      const uint32_t first = item * kTokensPerItem;
+      fn(first, n - first < kTokensPerItem ? n - first : kTokensPerItem, thread);
+    });
+  }
+
+  void quantize(const float *x, uint32_t n, uint32_t k, bool tiles);
+  void linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
+  void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
+  void panel_product(const LinearJob &job, uint32_t n, uint32_t k, uint32_t panel, int thread);
+  void float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t panel,
+                     int thread);
+
+  void prepare_heads(const AttentionArgs &args);
+  void attend_few(const AttentionArgs &args);
+  void attend_block(const AttentionArgs &args, uint32_t kv_head, uint32_t first, uint32_t count,
+                    int thread);
+
+  void delta_head(const DeltaNetArgs &args, uint32_t k_head, int thread);
+  void delta_steps(const DeltaNetArgs &args, uint32_t k_head, uint32_t first, uint32_t count,
+                   float *scratch);
+  void delta_chunk(const DeltaNetArgs &args, uint32_t k_head, uint32_t first, uint32_t count,
+                   float *scratch);
+
+  float *thread_scratch(int thread) { return scratch_.data() + thread * scratch_floats_; }
+
+  const Kernels &kernels_;
+  ThreadPool *pool_;
+  // Quantised input of the current linear() call.
+  Array<int8_t> act_q_;
+  Array<float> act_d_, act_s_;
+  Array<uint8_t> tiles_;
+  // Per-thread scratch, shared by all operations.
+  Array<float> scratch_;
+  uint64_t scratch_floats_ = 0;
+  // Partial results of attend_few.
+  Array<float> partial_;
+};
+
+}  // namespace q35

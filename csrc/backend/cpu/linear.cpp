@@ -1,0 +1,173 @@
+// Matrix products. Few tokens: every matrix is streamed once, straight from the file's blocks. Many
+// tokens: 32 rows at a time are unpacked to a common integer form and multiplied with all tokens.
+#include <cstring>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/scratch.h"
+
+namespace q35 {
+
+namespace {
+
+// Rows of one item start at multiples of this, so that the grouping of rows inside a kernel, and
+// with it every rounding, does not depend on the number of threads.
+constexpr uint32_t kRowQuantum = 16;
+// Bytes of weights in an item: some 10 microseconds of streaming, long against taking an item.
+constexpr uint64_t kItemBytes = 192 << 10;
+
+bool is_float(const Matrix &w) {
+  return type_traits(w.type).group == 0;
+}
+
+// Splits the rows of several matrices into items.
+struct RowItems {
+  static constexpr uint32_t kMaxJobs = 8;
+  uint32_t first[kMaxJobs + 1];  // first item of each job
+  uint32_t rows[kMaxJobs];       // rows of an item
+
+  uint32_t job_of(uint32_t item) const {
+    uint32_t job = 0;
+    while (item >= first[job + 1]) job++;
+    return job;
+  }
+};
+
+uint32_t rows_per_item(const Matrix &w, int threads) {
+  uint64_t rows = kItemBytes / w.row_bytes;
+  const uint64_t fair =
+      w.rows / (4ull * threads);  // at least four items a thread, when large enough
+  if (rows > fair) rows = fair;
+  rows = rows / kRowQuantum * kRowQuantum;
+  return rows < kRowQuantum ? kRowQuantum : static_cast<uint32_t>(rows);
+}
+
+// 16-byte aligned float storage seen as bytes for the panel.
+uint8_t *align64(float *p) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
+  return reinterpret_cast<uint8_t *>((address + 63) & ~uintptr_t{63});
+}
+
+}  // namespace
+
+void CpuBackend::linear(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
+                        uint32_t n_jobs) {
+  if (n <= kGemvMaxCols) {
+    linear_few(x, n, k, jobs, n_jobs);
+  } else {
+    linear_many(x, n, k, jobs, n_jobs);
+  }
+}
+
+void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
+                            uint32_t n_jobs) {
+  bool integer = false, panels = false;
+  RowItems items;
+  items.first[0] = 0;
+  for (uint32_t j = 0; j < n_jobs; j++) {
+    const Matrix &w = *jobs[j].w;
+    const bool direct = kernels_.gemv[static_cast<uint32_t>(w.type)] != nullptr;
+    integer = integer || !is_float(w);
+    panels = panels || !direct;
+    items.rows[j] = direct ? rows_per_item(w, pool_->size()) : kernels_.panel_rows;
+    items.first[j + 1] = items.first[j] + (w.rows + items.rows[j] - 1) / items.rows[j];
+  }
+  if (integer) quantize(x, n, k, panels);
+  const ActQ8 act = {act_q_.data(), act_d_.data(), act_s_.data()};
+  pool_->run(items.first[n_jobs], [&](uint32_t item, int thread) {
+    const uint32_t j = items.job_of(item);
+    const LinearJob &job = jobs[j];
+    const Matrix &w = *job.w;
+    const uint32_t index = item - items.first[j];
+    const GemvFn gemv = kernels_.gemv[static_cast<uint32_t>(w.type)];
+    if (gemv == nullptr) {
+      panel_product(job, n, k, index, thread);
+      return;
+    }
+    const uint32_t row = index * items.rows[j];
+    const uint32_t rows = w.rows - row < items.rows[j] ? w.rows - row : items.rows[j];
+    gemv({w.data + row * w.row_bytes, w.row_bytes, rows, k, n, act, x, job.y + row, job.y_stride});
+  });
+}
+
+void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
+                             uint32_t n_jobs) {
+  bool integer = false;
+  RowItems items;
+  items.first[0] = 0;
+  for (uint32_t j = 0; j < n_jobs; j++) {
+    const Matrix &w = *jobs[j].w;
+    integer = integer || !is_float(w);
+    items.rows[j] = is_float(w) ? kTileCols : kernels_.panel_rows;
+    items.first[j + 1] = items.first[j] + (w.rows + items.rows[j] - 1) / items.rows[j];
+  }
+  if (integer) quantize(x, n, k, true);
+  pool_->run(items.first[n_jobs], [&](uint32_t item, int thread) {
+    const uint32_t j = items.job_of(item);
+    const uint32_t panel = item - items.first[j];
+    if (is_float(*jobs[j].w)) {
+      float_product(jobs[j], x, n, k, panel, thread);
+    } else {
+      panel_product(jobs[j], n, k, panel, thread);
+    }
+  });
+}
+
+// All tokens times one integer panel.
+void CpuBackend::panel_product(const LinearJob &job, uint32_t n, uint32_t k, uint32_t panel,
+                               int thread) {
+  const Matrix &w = *job.w;
+  const TypeTraits &traits = type_traits(w.type);
+  const PanelShape shape = {k, traits.group, traits.has_min};
+  const uint32_t row = panel * kernels_.panel_rows;
+  const uint32_t rows = w.rows - row < kernels_.panel_rows ? w.rows - row : kernels_.panel_rows;
+  uint8_t *unpacked = align64(thread_scratch(thread));
+  uint8_t *scratch = unpacked + ((kernels_.panel_bytes(shape) + 63) & ~size_t{63});
+  kernels_.pack_panel(traits, w.data + row * w.row_bytes, w.row_bytes, rows, k, unpacked, scratch);
+  const size_t tile_bytes = kernels_.tile_bytes(k);
+  for (uint32_t t = 0, tile = 0; t < n; t += kernels_.tile_tokens, tile++) {
+    const uint32_t count = n - t < kernels_.tile_tokens ? n - t : kernels_.tile_tokens;
+    kernels_.gemm_q8(shape, unpacked, tiles_.data() + tile * tile_bytes, rows, count,
+                     job.y + t * job.y_stride + row, job.y_stride);
+  }
+}
+
+// All tokens times 32 rows of a float matrix, in slices of k that stay in the cache.
+void CpuBackend::float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k,
+                               uint32_t panel, int thread) {
+  const Matrix &w = *job.w;
+  const TypeTraits &traits = type_traits(w.type);
+  const uint32_t row = panel * kTileCols;
+  const uint32_t rows = w.rows - row < kTileCols ? w.rows - row : kTileCols;
+  float *decoded = thread_scratch(thread);                  // [32, depth]
+  float *columns = decoded + kTileCols * kFloatPanelDepth;  // [depth, 32]
+  float *narrow = columns + kTileCols * kFloatPanelDepth;  // [depth, 32]: outputs of the last panel
+  if (rows < kTileCols) std::memset(columns, 0, sizeof(float) * kTileCols * kFloatPanelDepth);
+  const uint64_t value_bytes = traits.block_bytes;
+  for (uint32_t k0 = 0; k0 < k; k0 += kFloatPanelDepth) {
+    const uint32_t depth = k - k0 < kFloatPanelDepth ? k - k0 : kFloatPanelDepth;
+    for (uint32_t r = 0; r < rows; r++) {
+      float *line = decoded + r * kFloatPanelDepth;
+      traits.decode(w.data + (row + r) * w.row_bytes + k0 * value_bytes, line, depth);
+      for (uint32_t i = 0; i < depth; i++) columns[i * kTileCols + r] = line[i];
+    }
+    const float alpha = k0 == 0 ? 0.0f : 1.0f;
+    if (rows == kTileCols) {
+      kernels_.gemm_f32(x + k0, k, 1, n, columns, kTileCols, depth, alpha, job.y + row,
+                        job.y_stride);
+      continue;
+    }
+    for (uint32_t t = 0; t < n; t += kFloatPanelDepth) {
+      const uint32_t count = n - t < kFloatPanelDepth ? n - t : kFloatPanelDepth;
+      kernels_.gemm_f32(x + static_cast<uint64_t>(t) * k + k0, k, 1, count, columns, kTileCols,
+                        depth, 0.0f, narrow, kTileCols);
+      for (uint32_t i = 0; i < count; i++) {
+        float *y = job.y + (t + i) * job.y_stride + row;
+        for (uint32_t r = 0; r < rows; r++) {
+          y[r] = narrow[i * kTileCols + r] + (k0 == 0 ? 0.0f : y[r]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace q35

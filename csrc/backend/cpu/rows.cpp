@@ -1,0 +1,77 @@
+// Row-wise operations of the CPU backend, and its memory.
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/scratch.h"
+
+namespace q35 {
+
+Status CpuBackend::reserve(const Config &config, uint32_t max_tokens) {
+  const uint32_t k = max_linear_input(config);
+  Q35_TRY(act_q_.resize(static_cast<uint64_t>(max_tokens) * k));
+  Q35_TRY(act_d_.resize(static_cast<uint64_t>(max_tokens) * (k / kActGroup)));
+  Q35_TRY(act_s_.resize(static_cast<uint64_t>(max_tokens) * (k / 16)));
+  const uint32_t tiles = (max_tokens + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
+  Q35_TRY(tiles_.resize(tiles * kernels_.tile_bytes(k)));
+  scratch_floats_ = thread_scratch_floats(config, kernels_, k);
+  Q35_TRY(scratch_.resize(scratch_floats_ * pool_->size()));
+  return partial_.resize(attention_partial_floats(config));
+}
+
+uint64_t CpuBackend::scratch_bytes() const {
+  return act_q_.size() + tiles_.size() +
+         4 * (act_d_.size() + act_s_.size() + scratch_.size() + partial_.size());
+}
+
+void CpuBackend::embed(const Matrix &w, const int32_t *tokens, uint32_t n, float *x) {
+  const TypeTraits &traits = type_traits(w.type);
+  over_tokens(n, [&](uint32_t first, uint32_t count, int) {
+    for (uint32_t t = first; t < first + count; t++) {
+      traits.decode(w.data + static_cast<uint64_t>(tokens[t]) * w.row_bytes,
+                    x + static_cast<uint64_t>(t) * w.cols, w.cols);
+    }
+  });
+}
+
+void CpuBackend::add_norm(float *x, const float *delta, const float *w, uint32_t n, uint32_t dim,
+                          float eps, float *y) {
+  over_tokens(n, [&](uint32_t first, uint32_t count, int) {
+    for (uint64_t t = first; t < first + count; t++) {
+      if (delta != nullptr) kernels_.add(x + t * dim, delta + t * dim, dim);
+      kernels_.rms_norm(x + t * dim, w, dim, eps, y + t * dim);
+    }
+  });
+}
+
+void CpuBackend::silu_mul(float *gate, const float *up, uint32_t n, uint32_t dim) {
+  over_tokens(n, [&](uint32_t first, uint32_t count, int) {
+    const uint64_t at = static_cast<uint64_t>(first) * dim;
+    for (uint32_t t = 0; t < count; t++) {
+      const uint64_t row = at + static_cast<uint64_t>(t) * dim;
+      kernels_.silu_mul(gate + row, up + row, dim, gate + row);
+    }
+  });
+}
+
+void CpuBackend::quantize(const float *x, uint32_t n, uint32_t k, bool tiles) {
+  const auto quantize_rows = [&](uint32_t first, uint32_t count) {
+    for (uint64_t t = first; t < first + count; t++) {
+      kernels_.quantize_q8(x + t * k, k, act_q_.data() + t * k, act_d_.data() + t * (k / kActGroup),
+                           act_s_.data() + t * (k / 16));
+    }
+  };
+  if (!tiles) {
+    quantize_rows(0, n);
+    return;
+  }
+  const uint32_t width = kernels_.tile_tokens;
+  const size_t bytes = kernels_.tile_bytes(k);
+  pool_->run((n + width - 1) / width, [&](uint32_t item, int) {
+    const uint64_t first = static_cast<uint64_t>(item) * width;
+    const uint32_t count = n - first < width ? static_cast<uint32_t>(n - first) : width;
+    quantize_rows(static_cast<uint32_t>(first), count);
+    const ActQ8 act = {act_q_.data() + first * k, act_d_.data() + first * (k / kActGroup),
+                       act_s_.data() + first * (k / 16)};
+    kernels_.pack_tile(act, count, k, tiles_.data() + item * bytes);
+  });
+}
+
+}  // namespace q35

@@ -1,0 +1,74 @@
+// Sizes of the CPU backend's scratch memory, in one place: each operation lays its part out from
+// the start of the thread's scratch, so the scratch is as large as the largest of them.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernels.h"
+#include "model/config.h"
+
+namespace q35 {
+
+// ---- linear: an unpacked panel and the unpacker's own scratch, or a float panel
+constexpr uint32_t kFloatPanelDepth = 512;  // k values of a float panel: 64 KiB, fits the L2 cache
+
+// ---- attention
+constexpr uint32_t kKvTile = 64;     // cache entries handled at once
+constexpr uint32_t kMaxSplits = 64;  // parts that a few tokens' attention is divided into
+constexpr uint32_t kMinSplit = 512;  // cache entries in the smallest part
+
+// ---- delta rule
+constexpr uint32_t kDeltaChunk = 32;  // tokens of a chunk; equals the tile width
+
+// Largest input width of any matrix.
+inline uint32_t max_linear_input(const Config &c) {
+  uint32_t k = c.n_embd;
+  const uint32_t widths[] = {c.n_ff, c.q_dim(), c.lin_v_dim(), 2 * c.n_embd};
+  for (const uint32_t w : widths) k = w > k ? w : k;
+  return k;
+}
+
+inline uint64_t linear_scratch_floats(const Kernels &kernels, uint32_t k) {
+  const size_t panel = kernels.panel_bytes({k, 16, true}) + kernels.pack_scratch_bytes(k) + 128;
+  // 32 decoded rows, the transposed panel, and a product narrower than the panel
+  const uint64_t floats = 3ull * kTileCols * kFloatPanelDepth;
+  return panel / 4 > floats ? panel / 4 + 64 : floats;
+}
+
+inline uint32_t group_tokens(uint32_t group) {
+  return kTileCols / group > 0 ? kTileCols / group : 1;
+}
+
+// q^T, o^T: [head_dim, 32]; k and v tiles: [kKvTile, head_dim]; scores: [kKvTile, 32]; m, l, shrink
+inline uint64_t attention_scratch_floats(const Config &c) {
+  return 2ull * c.head_dim * kTileCols + 2ull * kKvTile * c.head_dim + kKvTile * kTileCols +
+         3 * kTileCols;
+}
+
+// Per split, kv head and query row: maximum, sum, and head_dim accumulators.
+inline uint64_t attention_partial_floats(const Config &c) {
+  return static_cast<uint64_t>(kMaxSplits) * c.n_head * kGemvMaxCols * (c.head_dim + 16);
+}
+
+// See delta_chunk for the parts.
+inline uint64_t delta_scratch_floats(const Config &c) {
+  const uint64_t d = c.lin_head_dim, n = kDeltaChunk;
+  return 2 * n * d    // k and q rows
+         + d * n      // k transposed
+         + 2 * n * n  // products of k and q with k
+         + 2 * n * n  // a and p
+         + n * d      // decayed k
+         + 2 * n * d  // v rows, outputs
+         + 2 * n * n  // k and q times a state block
+         + n * n      // right-hand side
+         + 8 * n;     // cumulative decays, betas
+}
+
+inline uint64_t thread_scratch_floats(const Config &c, const Kernels &kernels, uint32_t k) {
+  uint64_t floats = linear_scratch_floats(kernels, k);
+  const uint64_t others[] = {attention_scratch_floats(c), delta_scratch_floats(c)};
+  for (const uint64_t o : others) floats = o > floats ? o : floats;
+  return (floats + 31) / 16 * 16;
+}
+
+}  // namespace q35

@@ -1,0 +1,52 @@
+// What one sequence remembers: attention caches that grow with every token, and recurrent states of
+// fixed size. Unlike a cache, a recurrent state cannot be cut back; it can only be copied.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "base/array.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "model/config.h"
+
+namespace q35 {
+
+class SequenceState {
+ public:
+  // Reserves caches for `capacity` tokens; memory is committed as they fill.
+  [[nodiscard]] Status init(const Config &config, uint32_t capacity, KvType kv_type);
+  void reset();
+
+  // Recurrent part only: what a cancelled batch has to put back.
+  [[nodiscard]] Status save_recurrent(Array<float> *out) const;
+  void restore_recurrent(const Array<float> &saved);
+
+  uint32_t position() const { return position_; }
+  uint32_t capacity() const { return capacity_; }
+  KvType kv_type() const { return kv_type_; }
+  void advance(uint32_t n) { position_ += n; }
+
+  void *k_cache(uint32_t layer) { return cache_.data() + index_[layer] * 2 * cache_bytes_; }
+  void *v_cache(uint32_t layer) { return cache_.data() + (index_[layer] * 2 + 1) * cache_bytes_; }
+  float *conv_state(uint32_t layer) { return recurrent_floats() + index_[layer] * layer_floats_; }
+  float *delta_state(uint32_t layer) { return conv_state(layer) + conv_floats_; }
+
+  uint64_t reserved_bytes() const { return cache_.size() + recurrent_.size(); }
+  uint64_t committed_bytes() const;
+
+ private:
+  float *recurrent_floats() const { return reinterpret_cast<float *>(recurrent_.data()); }
+  uint64_t recurrent_count() const { return recurrent_.size() / sizeof(float); }
+
+  uint32_t position_ = 0, capacity_ = 0;
+  KvType kv_type_ = KvType::F16;
+  Array<uint32_t> index_;     // [n_layer] among the layers of the same kind
+  uint64_t cache_bytes_ = 0;  // of the keys, or of the values, of one layer
+  uint64_t token_bytes_ = 0;  // of all caches, per token
+  uint64_t conv_floats_ = 0, layer_floats_ = 0;
+  Region cache_;      // [attention layers][keys, values][n_head_kv][capacity][head_dim]
+  Region recurrent_;  // [recurrent layers][conv ring [4, channels], delta [v_heads, d/32, d, 32]]
+};
+
+}  // namespace q35

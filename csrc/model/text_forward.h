@@ -1,0 +1,49 @@
+// The forward pass of the text model over a batch of consecutive tokens of one sequence.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "base/array.h"
+#include "base/status.h"
+#include "model/state.h"
+#include "model/text_model.h"
+
+namespace q35 {
+
+class TextForward {
+ public:
+  // Scratch for batches of up to max_tokens.
+  [[nodiscard]] Status reserve(const Config &config, uint32_t max_tokens);
+  uint64_t scratch_bytes() const;
+
+  // Evaluates tokens [n], n <= max_tokens, and appends them to `state`, whose position the caller
+  // advances. Stops between layers when *cancel is nonzero, leaving the recurrent state undefined:
+  // ERROR_CANCELLED. cancel may be null.
+  [[nodiscard]] Status run(const TextModel &model, Backend *backend, SequenceState *state,
+                           const int32_t *tokens, uint32_t n, const std::atomic<uint32_t> *cancel);
+
+  // After run(): final-norm rows of the tokens listed in rows [n_rows]. hidden: [n_rows, n_embd].
+  void hidden_rows(const TextModel &model, Backend *backend, const uint32_t *rows, uint32_t n_rows,
+                   float *hidden);
+  // Logits of rows of hidden states. logits: [n_rows, n_vocab].
+  static void logits(const TextModel &model, Backend *backend, const float *hidden, uint32_t n_rows,
+                     float *logits);
+
+ private:
+  void delta_layer(const TextModel &model, uint32_t layer, Backend *backend, SequenceState *state,
+                   uint32_t n);
+  void attention_layer(const TextModel &model, uint32_t layer, Backend *backend,
+                       SequenceState *state, uint32_t n);
+  void feed_forward(const TextModel &model, uint32_t layer, Backend *backend, uint32_t n);
+
+  Array<float> x_;          // [n, n_embd] residual stream, without the last addition
+  Array<float> normed_;     // [n, n_embd]
+  Array<float> added_;      // [n, n_embd] output of the last block, not yet added to x
+  Array<float> wide_;       // projections of a layer, whichever is widest
+  Array<float> mixed_;      // [n, mixer width] output of the mixer before its projection
+  Array<float> cos_, sin_;  // [n, n_rot / 2]
+};
+
+}  // namespace q35
