@@ -1,0 +1,374 @@
+// Integer products for many tokens on AVX-512 VNNI.
+//
+// Panel of 32 rows: q u8 [k / 4][32][4], scale f32 [k / group][32], min the same. Weights enter the
+// dot as unsigned bytes: formats with a minimum as they are, the others plus 128.
+// Tile of 12 tokens: x i8 [k / 4][12][4], then per token: d, the sum s of 32 and of 16 values, and
+// -128 * (sum of the integers) of 32 and of 16, which starts the dots of the biased weights.
+#include "kernels/avx512/decode.h"
+#include "kernels/avx512/tier_avx512.h"
+
+namespace q35 {
+namespace {
+
+constexpr uint32_t kRows = 32;    // two vectors of 16 rows
+constexpr uint32_t kTokens = 12;  // 2 x 12 accumulators of the 32 registers
+
+struct Panel {
+  uint8_t *q;
+  float *scale, *min;
+  Panel(const PanelShape &shape, void *base)
+      : q(static_cast<uint8_t *>(base)),
+        scale(reinterpret_cast<float *>(q + static_cast<size_t>(kRows) * shape.k)),
+        min(scale + static_cast<size_t>(kRows) * (shape.k / shape.group)) {}
+};
+
+struct Tile {
+  int8_t *x;
+  float *d, *s32, *s16;
+  int32_t *start32, *start16;
+  Tile(uint32_t k, void *base) {
+    const size_t n32 = static_cast<size_t>(kTokens) * (k / 32), n16 = 2 * n32;
+    x = static_cast<int8_t *>(base);
+    d = reinterpret_cast<float *>(x + static_cast<size_t>(kTokens) * k);
+    s32 = d + n32;
+    s16 = s32 + n32;
+    start32 = reinterpret_cast<int32_t *>(s16 + n16);
+    start16 = start32 + n32;
+  }
+};
+
+size_t panel_bytes(const PanelShape &shape) {
+  const size_t groups = shape.k / shape.group;
+  return kRows * (shape.k + groups * sizeof(float) * (shape.has_min ? 2 : 1));
+}
+
+size_t tile_bytes(uint32_t k) {
+  return static_cast<size_t>(kTokens) * (k + (k / 32 * 3 + k / 16 * 2) * sizeof(float));
+}
+
+// ---- panels ------------------------------------------------------------------------------------
+
+// a[i] lane j becomes a[j] lane i, for 16 x 16 words.
+inline void transpose(__m512i (&a)[16]) {
+  __m512i b[16];
+  for (int i = 0; i < 16; i += 4) {
+    const __m512i l0 = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    const __m512i h0 = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    const __m512i l1 = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]);
+    const __m512i h1 = _mm512_unpackhi_epi32(a[i + 2], a[i + 3]);
+    b[i] = _mm512_unpacklo_epi64(l0, l1);
+    b[i + 1] = _mm512_unpackhi_epi64(l0, l1);
+    b[i + 2] = _mm512_unpacklo_epi64(h0, h1);
+    b[i + 3] = _mm512_unpackhi_epi64(h0, h1);
+  }
+  // b[4m + j] quarter l holds rows 4m..4m+3 of column 4l + j.
+  for (int j = 0; j < 4; j++) {
+    const __m512i x0 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
+    const __m512i x1 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
+    const __m512i y0 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+    const __m512i y1 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
+    a[j] = _mm512_shuffle_i32x4(x0, y0, 0x88);
+    a[8 + j] = _mm512_shuffle_i32x4(x0, y0, 0xdd);
+    a[4 + j] = _mm512_shuffle_i32x4(x1, y1, 0x88);
+    a[12 + j] = _mm512_shuffle_i32x4(x1, y1, 0xdd);
+  }
+}
+
+// Stores lane words of 16 rows of scales, one per 16 values, as [group][32 rows].
+template <uint32_t kGroup>
+inline void store_scales(__m512i (&a)[16], float *out) {
+  transpose(a);
+  for (uint32_t i = 0; i < 16; i += kGroup / 16) {
+    _mm512_storeu_si512(out + i / (kGroup / 16) * kRows, a[i]);
+  }
+}
+
+// 256 values of 16 rows. w: [16] rows; q: [64][32][4]; scale, min: [256 / group][32].
+template <class D>
+inline void interleave_256(const uint8_t *const (&w)[16], uint8_t *q, float *scale, float *min) {
+  __m512i a[16];
+  for (int c = 0; c < 4; c++) {
+    for (int r = 0; r < 16; r++) {
+      a[r] = D::load(w[r], c);
+      if constexpr (!D::kHasMin && D::kBias != 128) {
+        a[r] = _mm512_add_epi8(a[r], _mm512_set1_epi8(static_cast<char>(128 - D::kBias)));
+      }
+    }
+    transpose(a);
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(q + (16 * c + i) * kRows * 4, a[i]);
+  }
+  __m512i m[16];
+  for (int r = 0; r < 16; r++) {
+    const Scales scales = D::scales(w[r]);
+    a[r] = _mm512_castps_si512(scales.scale);
+    m[r] = _mm512_castps_si512(scales.min);
+  }
+  store_scales<D::kGroup>(a, scale);
+  if constexpr (D::kHasMin) store_scales<D::kGroup>(m, min);
+}
+
+// The last n = k % 256 values: on zero-padded copies, through buffers of full size.
+template <class D>
+void interleave_rest(const uint8_t *const (&w)[16], uint32_t n, uint8_t *q, float *scale,
+                     float *min) {
+  constexpr uint32_t kGroups = 256 / D::kGroup;
+  uint8_t copy[16][D::kBytes + 64] = {};
+  uint8_t q_full[64 * kRows * 4];
+  float scale_full[kGroups * kRows], min_full[kGroups * kRows];
+  const uint8_t *rows[16];
+  for (int r = 0; r < 16; r++) {
+    __builtin_memcpy(copy[r], w[r], n / D::kBlock * D::kBlockBytes);
+    rows[r] = copy[r];
+  }
+  interleave_256<D>(rows, q_full, scale_full, min_full);
+  for (uint32_t i = 0; i < n / 4; i++) {
+    _mm512_storeu_si512(q + i * kRows * 4, load64(q_full + i * kRows * 4));
+  }
+  for (uint32_t i = 0; i < n / D::kGroup; i++) {
+    _mm512_storeu_si512(scale + i * kRows, load64(scale_full + i * kRows));
+    if constexpr (D::kHasMin) _mm512_storeu_si512(min + i * kRows, load64(min_full + i * kRows));
+  }
+}
+
+// w: [rows] rows of a format with a decoder.
+template <class D>
+void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t k, Panel panel) {
+  for (uint32_t half = 0; half < kRows; half += 16) {
+    const uint8_t *at[16];
+    for (uint32_t r = 0; r < 16; r++) {
+      // Missing rows repeat the last: their outputs are never stored.
+      at[r] = w + (half + r < rows ? half + r : rows - 1) * row_bytes;
+    }
+    uint8_t *q = panel.q + half * 4;
+    float *scale = panel.scale + half, *min = panel.min + half;
+    for (uint32_t i = 0; i < k / 256; i++) {
+      interleave_256<D>(at, q, scale, min);
+      for (uint32_t r = 0; r < 16; r++) at[r] += D::kBytes;
+      q += 256 * kRows;
+      scale += 256 / D::kGroup * kRows;
+      min += 256 / D::kGroup * kRows;
+    }
+    if constexpr (D::kBlock < 256) {
+      if (k % 256 != 0) interleave_rest<D>(at, k % 256, q, scale, min);
+    }
+  }
+}
+
+// Any format, one row at a time through its unpack function.
+// scratch: q i8 [k], scale f32 [k / 16], min f32 [k / 16]
+void pack_unpacked(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
+                   uint32_t k, Panel panel, void *scratch) {
+  uint32_t *q = static_cast<uint32_t *>(scratch);
+  float *scale = reinterpret_cast<float *>(q + k / 4);
+  float *min = scale + k / 16;
+  const uint32_t flip = type.has_min ? 0 : 0x80808080u;
+  uint32_t *out = reinterpret_cast<uint32_t *>(panel.q);
+  for (uint32_t r = 0; r < kRows; r++) {
+    const uint32_t row = r < rows ? r : rows - 1;
+    type.unpack(w + row * row_bytes, reinterpret_cast<int8_t *>(q), scale, min, k);
+    for (uint32_t i = 0; i < k / 4; i++) out[i * kRows + r] = q[i] ^ flip;
+    for (uint32_t i = 0; i < k / type.group; i++) panel.scale[i * kRows + r] = scale[i];
+    if (!type.has_min) continue;
+    for (uint32_t i = 0; i < k / type.group; i++) panel.min[i * kRows + r] = min[i];
+  }
+}
+
+size_t pack_scratch_bytes(uint32_t k) {
+  return k + k / 16 * 2 * sizeof(float);
+}
+
+void pack_panel(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
+                uint32_t k, void *base, void *scratch) {
+  const Panel panel({k, type.group, type.has_min}, base);
+  switch (type.type) {
+    case DType::Q4_0:
+      return pack_decoded<Q4_0>(w, row_bytes, rows, k, panel);
+    case DType::Q4_1:
+      return pack_decoded<Q4_1>(w, row_bytes, rows, k, panel);
+    case DType::Q5_0:
+      return pack_decoded<Q5_0>(w, row_bytes, rows, k, panel);
+    case DType::Q5_1:
+      return pack_decoded<Q5_1>(w, row_bytes, rows, k, panel);
+    case DType::Q8_0:
+      return pack_decoded<Q8_0>(w, row_bytes, rows, k, panel);
+    case DType::Q2_K:
+      return pack_decoded<Q2_K>(w, row_bytes, rows, k, panel);
+    case DType::Q3_K:
+      return pack_decoded<Q3_K>(w, row_bytes, rows, k, panel);
+    case DType::Q4_K:
+      return pack_decoded<Q4_K>(w, row_bytes, rows, k, panel);
+    case DType::Q5_K:
+      return pack_decoded<Q5_K>(w, row_bytes, rows, k, panel);
+    case DType::Q6_K:
+      return pack_decoded<Q6_K>(w, row_bytes, rows, k, panel);
+    case DType::IQ4_NL:
+      return pack_decoded<IQ4_NL>(w, row_bytes, rows, k, panel);
+    case DType::IQ4_XS:
+      return pack_decoded<IQ4_XS>(w, row_bytes, rows, k, panel);
+    default:
+      return pack_unpacked(type, w, row_bytes, rows, k, panel, scratch);
+  }
+}
+
+// ---- tiles -------------------------------------------------------------------------------------
+
+// -128 * (sum of 16 values) for each 16 of 32 values.
+inline void start_of_32(const int8_t *q, int32_t (&start)[2]) {
+  const __m256i x = load32(q);
+  const __m256i sum =
+      _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(static_cast<char>(128)), x);
+  const __m256i pair = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0x4e));
+  const __m256i all = _mm256_add_epi32(pair, _mm256_shuffle_epi32(pair, 0xb1));
+  start[0] = -_mm256_cvtsi256_si32(all);
+  start[1] = -_mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1));
+}
+
+void pack_tile(const ActQ8 &act, uint32_t n, uint32_t k, void *base) {
+  const Tile tile(k, base);
+  __builtin_memset(base, 0, tile_bytes(k));
+  for (uint32_t t = 0; t < n; t++) {
+    const int8_t *q = act.q + static_cast<uint64_t>(t) * k;
+    const float *d = act.d + static_cast<uint64_t>(t) * (k / 32);
+    const float *s = act.s + static_cast<uint64_t>(t) * (k / 16);
+    for (uint32_t i = 0; i < k / 4; i++) {
+      __builtin_memcpy(tile.x + (i * kTokens + t) * 4, q + 4 * i, 4);
+    }
+    for (uint32_t g = 0; g < k / 32; g++) {
+      int32_t start[2];
+      start_of_32(q + 32 * g, start);
+      const uint32_t at = g * kTokens + t, first = 2 * g * kTokens + t, second = first + kTokens;
+      tile.d[at] = d[g];
+      tile.s16[first] = s[2 * g];
+      tile.s16[second] = s[2 * g + 1];
+      tile.s32[at] = s[2 * g] + s[2 * g + 1];
+      tile.start16[first] = start[0];
+      tile.start16[second] = start[1];
+      tile.start32[at] = start[0] + start[1];
+    }
+  }
+}
+
+// ---- product -----------------------------------------------------------------------------------
+
+template <uint32_t kT>
+using Dots = __m512i[2][kT];
+
+// dots = start + the integer products of 4 * kSteps values. start: [kT] or null for zero.
+template <uint32_t kT, uint32_t kSteps>
+inline void dot_steps(const uint8_t *q, const int8_t *x, const int32_t *start, Dots<kT> &dot) {
+  for (uint32_t t = 0; t < kT; t++) {
+    dot[0][t] = dot[1][t] = start != nullptr ? _mm512_set1_epi32(start[t]) : _mm512_setzero_si512();
+  }
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < kSteps; i++) {
+    const __m512i w0 = load64(q + i * kRows * 4), w1 = load64(q + i * kRows * 4 + 64);
+    for (uint32_t t = 0; t < kT; t++) {
+      const __m512i xt = _mm512_set1_epi32(static_cast<int>(load_u32(x + (i * kTokens + t) * 4)));
+      dot[0][t] = _mm512_dpbusd_epi32(dot[0][t], w0, xt);
+      dot[1][t] = _mm512_dpbusd_epi32(dot[1][t], w1, xt);
+    }
+  }
+}
+
+// kT of the tile's tokens. The sums live in memory: registers are full of integer dots.
+template <uint32_t kT, uint32_t kGroup, bool kMin>
+void product(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[kRows]) {
+  for (uint32_t t = 0; t < kT; t++) {
+    _mm512_store_ps(sum[t], _mm512_setzero_ps());
+    _mm512_store_ps(sum[t] + 16, _mm512_setzero_ps());
+  }
+  constexpr uint32_t kParts = 32 / kGroup;  // scales that share one activation scale
+  alignas(64) float part[kT][kRows];
+  for (uint32_t g = 0; g < k / 32; g++) {
+    for (uint32_t p = 0; p < kParts; p++) {
+      const uint32_t at = g * kParts + p;
+      const int32_t *start = (kGroup == 32 ? tile.start32 : tile.start16) + at * kTokens;
+      const float *s = (kGroup == 32 ? tile.s32 : tile.s16) + at * kTokens;
+      Dots<kT> dot;
+      dot_steps<kT, kGroup / 4>(panel.q + static_cast<size_t>(at) * kGroup * kRows,
+                                tile.x + static_cast<size_t>(at) * kGroup * kTokens,
+                                kMin ? nullptr : start, dot);
+      for (uint32_t v = 0; v < 2; v++) {
+        const __m512 scale = _mm512_loadu_ps(panel.scale + at * kRows + 16 * v);
+        __m512 min = _mm512_setzero_ps();
+        if constexpr (kMin) min = _mm512_loadu_ps(panel.min + at * kRows + 16 * v);
+        for (uint32_t t = 0; t < kT; t++) {
+          __m512 y = _mm512_cvtepi32_ps(dot[v][t]);
+          y = p == 0 ? _mm512_mul_ps(y, scale)
+                     : _mm512_fmadd_ps(y, scale, _mm512_load_ps(part[t] + 16 * v));
+          if (p + 1 < kParts) {
+            _mm512_store_ps(part[t] + 16 * v, y);
+            if constexpr (!kMin) continue;
+          }
+          __m512 total = _mm512_load_ps(sum[t] + 16 * v);
+          if (p + 1 == kParts) {
+            total = _mm512_fmadd_ps(y, _mm512_set1_ps(tile.d[g * kTokens + t]), total);
+          }
+          if constexpr (kMin) total = _mm512_fnmadd_ps(min, _mm512_set1_ps(s[t]), total);
+          _mm512_store_ps(sum[t] + 16 * v, total);
+        }
+      }
+    }
+  }
+}
+
+template <uint32_t kGroup, bool kMin>
+void gemm_shape(uint32_t k, const Panel &panel, const Tile &tile, uint32_t rows, uint32_t n,
+                float *out, uint64_t out_stride) {
+  alignas(64) float sum[kTokens][kRows];
+  if (n <= 4) {
+    product<4, kGroup, kMin>(k, panel, tile, sum);
+  } else if (n <= 8) {
+    product<8, kGroup, kMin>(k, panel, tile, sum);
+  } else {
+    product<12, kGroup, kMin>(k, panel, tile, sum);
+  }
+  const __mmask16 low = static_cast<__mmask16>(rows >= 16 ? 0xffffu : (1u << rows) - 1);
+  const __mmask16 high = static_cast<__mmask16>(rows <= 16 ? 0u : (1u << (rows - 16)) - 1);
+  for (uint32_t t = 0; t < n; t++) {
+    _mm512_mask_storeu_ps(out + t * out_stride, low, _mm512_load_ps(sum[t]));
+    _mm512_mask_storeu_ps(out + t * out_stride + 16, high, _mm512_load_ps(sum[t] + 16));
+  }
+}
+
+void gemm_q8(const PanelShape &shape, const void *panel_base, const void *tile_base, uint32_t rows,
+             uint32_t n, float *out, uint64_t out_stride) {
+  const Panel panel(shape, const_cast<void *>(panel_base));
+  const Tile tile(shape.k, const_cast<void *>(tile_base));
+  if (shape.group == 32) {
+    if (shape.has_min) return gemm_shape<32, true>(shape.k, panel, tile, rows, n, out, out_stride);
+    return gemm_shape<32, false>(shape.k, panel, tile, rows, n, out, out_stride);
+  }
+  if (shape.has_min) return gemm_shape<16, true>(shape.k, panel, tile, rows, n, out, out_stride);
+  return gemm_shape<16, false>(shape.k, panel, tile, rows, n, out, out_stride);
+}
+
+uint64_t int8_peak_loop(uint64_t iterations) {
+  constexpr int kChains = 16;  // enough independent sums to hide the latency of the instruction
+  __m512i sum[kChains];
+  for (int i = 0; i < kChains; i++) sum[i] = _mm512_set1_epi32(i);
+  const __m512i a = _mm512_set1_epi32(static_cast<int>(iterations)), b = _mm512_set1_epi8(3);
+  for (uint64_t n = 0; n < iterations; n++) {
+    for (int i = 0; i < kChains; i++) {
+      sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
+      __asm__ volatile("" : "+v"(sum[i]));  // keeps the product in the loop
+    }
+  }
+  return iterations * kChains * 64;
+}
+
+}  // namespace
+
+void q35_init_gemm_avx512(Kernels *kernels) {
+  kernels->panel_rows = kRows;
+  kernels->tile_tokens = kTokens;
+  kernels->panel_bytes = panel_bytes;
+  kernels->tile_bytes = tile_bytes;
+  kernels->pack_panel = pack_panel;
+  kernels->pack_scratch_bytes = pack_scratch_bytes;
+  kernels->pack_tile = pack_tile;
+  kernels->gemm_q8 = gemm_q8;
+  kernels->int8_peak_loop = int8_peak_loop;
+}
+
+}  // namespace q35

@@ -1,0 +1,182 @@
+// Checks of the matrix kernels of one tier against exact sums and against the scalar tier.
+#pragma once
+
+#include "base/array.h"
+#include "matrix_data.h"
+#include "tolerance.h"
+
+namespace q35 {
+
+constexpr float kCanary = 1234.5f;
+
+struct Report {
+  const char *isa;
+  int failures = 0, checks = 0;
+  // Counts; prints the first failures.
+  bool expect(bool good, const char *what, const char *type, uint32_t rows, uint32_t k, uint32_t n,
+              double got, double want, double bound) {
+    checks++;
+    if (good) return true;
+    if (failures++ < 20) {
+      std::printf("FAIL %s %s %s rows %u k %u n %u: got %.9g want %.9g bound %.3g\n", isa, what,
+                  type, rows, k, n, got, want, bound);
+    }
+    return false;
+  }
+};
+
+// Exact products (in double) of the decoded weights with the dequantised or float activations, and
+// the sums of magnitudes that bound the error of any float evaluation.
+struct Exact {
+  Guarded<double> y, magnitude;  // [n, rows]
+  Exact(const Matrix &m, const Tokens &x)
+      : y(size_t{x.n} * m.rows), magnitude(size_t{x.n} * m.rows) {
+    Guarded<float> w(m.k);
+    Guarded<int8_t> q(m.k);
+    Guarded<float> scale(m.k), min(m.k);
+    const bool integer = m.type.group != 0;
+    for (uint32_t r = 0; r < m.rows; r++) {
+      const uint8_t *row = m.w.data() + r * m.row_bytes;
+      m.type.decode(row, w.data(), m.k);
+      if (integer) m.type.unpack(row, q.data(), scale.data(), min.data(), m.k);
+      for (uint32_t t = 0; t < x.n; t++) {
+        double sum = 0, size = 0;
+        for (uint32_t i = 0; i < m.k; i++) {
+          const size_t at = size_t{t} * m.k + i;
+          const double v = integer ? double{x.d[at / 32]} * x.q[at] : double{x.x[at]};
+          const uint32_t g = integer ? i / m.type.group : 0;
+          sum += double{w[i]} * v;
+          size += std::fabs(integer ? double{scale[g]} * q[i] : double{w[i]}) * std::fabs(v);
+          if (integer && m.type.has_min) size += std::fabs(double{min[g]} * v);
+        }
+        y[size_t{t} * m.rows + r] = sum;
+        magnitude[size_t{t} * m.rows + r] = size;
+      }
+    }
+  }
+};
+
+// Output [n, rows] with a stride and canaries in the gaps and at both ends.
+struct Output {
+  uint32_t rows, n;
+  uint64_t stride;
+  Guarded<float> all;
+  Output(uint32_t n_rows, uint32_t count)
+      : rows(n_rows), n(count), stride(n_rows + 3), all(16 + count * stride) {
+    for (size_t i = 0; i < all.size(); i++) all[i] = kCanary;
+  }
+  float *data() { return all.data() + 16; }
+  bool intact() const {
+    for (size_t i = 0; i < all.size(); i++) {
+      const bool inside = i >= 16 && (i - 16) % stride < rows;
+      if (!inside && all[i] != kCanary) return false;
+    }
+    return true;
+  }
+};
+
+inline void run_gemv(const Kernels &kernels, const Matrix &m, const Tokens &x, Output &y) {
+  GemvArgs args = {};
+  args.w = m.w.data();
+  args.row_bytes = m.row_bytes;
+  args.rows = m.rows;
+  args.k = m.k;
+  args.n_cols = x.n;
+  args.act = x.act();
+  args.x = x.x.data();
+  args.y = y.data();
+  args.y_stride = y.stride;
+  kernels.gemv[static_cast<uint32_t>(m.type.type)](args);
+}
+
+inline void run_gemm(const Kernels &kernels, const Matrix &m, const Tokens &x, Output &y) {
+  const PanelShape shape = {m.k, m.type.group, m.type.has_min};
+  Guarded<uint8_t> panel(kernels.panel_bytes(shape)), tile(kernels.tile_bytes(m.k));
+  Guarded<uint8_t> scratch(kernels.pack_scratch_bytes(m.k));
+  for (uint32_t r = 0; r < m.rows; r += kernels.panel_rows) {
+    const uint32_t rows = m.rows - r < kernels.panel_rows ? m.rows - r : kernels.panel_rows;
+    kernels.pack_panel(m.type, m.w.data() + r * m.row_bytes, m.row_bytes, rows, m.k, panel.data(),
+                       scratch.data());
+    for (uint32_t t = 0; t < x.n; t += kernels.tile_tokens) {
+      const uint32_t n = x.n - t < kernels.tile_tokens ? x.n - t : kernels.tile_tokens;
+      kernels.pack_tile(x.act(t), n, m.k, tile.data());
+      kernels.gemm_q8(shape, panel.data(), tile.data(), rows, n, y.data() + t * y.stride + r,
+                      y.stride);
+    }
+  }
+}
+
+using RunFn = void (*)(const Kernels &, const Matrix &, const Tokens &, Output &);
+
+inline void check_product(Report &report, const Kernels &kernels, const char *what, RunFn run,
+                          const Matrix &m, const Tokens &x) {
+  Output y(m.rows, x.n);
+  run(kernels, m, x, y);
+  const Exact exact(m, x);
+  const uint32_t terms = m.type.group == 0 ? m.k : m.k / m.type.group;
+  for (uint32_t t = 0; t < x.n; t++) {
+    for (uint32_t r = 0; r < m.rows; r++) {
+      const size_t at = size_t{t} * m.rows + r;
+      const double got = y.data()[t * y.stride + r], bound = dot_bound(exact.magnitude[at], terms);
+      if (!report.expect(std::fabs(got - exact.y[at]) <= bound, what, m.type.name, m.rows, m.k, x.n,
+                         got, exact.y[at], bound)) {
+        return;
+      }
+    }
+  }
+  report.expect(y.intact(), "wrote outside its output:", m.type.name, m.rows, m.k, x.n, 0, 0, 0);
+}
+
+// With one group of activations and power-of-two factors no float operation rounds: what is left
+// is the integer dot, which must have the same bits as the scalar tier's.
+inline void check_exact_dots(Report &report, const Kernels &kernels, const Kernels &scalar,
+                             const char *what, RunFn run, const TypeTraits &type, Random &random) {
+  const uint32_t k = type.block_size < 256 ? 288 : 512, rows = 19, n = 5;
+  const Matrix m(type, rows, k, random, true);
+  Tokens x(n, k);
+  for (uint32_t first = 0; first < k; first += 32) {
+    x.fill_one_group(random, first);
+    Output y(rows, n), want(rows, n);
+    run(kernels, m, x, y);
+    run_gemv(scalar, m, x, want);
+    for (size_t i = 0; i < y.all.size(); i++) {
+      if (!report.expect(y.all[i] == want.all[i], what, type.name, rows, k, n, y.all[i],
+                         want.all[i], 0)) {
+        return;
+      }
+    }
+  }
+}
+
+inline void check_matrix_kernels(Report &report, const Kernels &kernels, const Kernels &scalar) {
+  Random random(1);
+  for (const uint32_t number : kTypes) {
+    const TypeTraits &type = *type_traits(number);
+    const bool integer = type.group != 0;
+    const uint32_t b = type.block_size < 32 ? 32 : type.block_size;
+    const uint32_t depths[] = {b, 3 * b, 256, 256 + b, 1024, 2048 + 3 * b};
+    const uint32_t heights[] = {1, 3, 4, 5, 16, 31, 33};
+    for (const uint32_t k : depths) {
+      for (const uint32_t rows : heights) {
+        const Matrix m(type, rows, k, random);
+        const uint32_t n = 1 + random.below(13);
+        Tokens x(n, k);
+        x.fill(random, scalar);
+        if (integer) check_product(report, kernels, "gemm", run_gemm, m, x);
+        if (kernels.gemv[number] == nullptr) continue;
+        for (uint32_t cols = 1; cols <= kGemvMaxCols; cols++) {
+          if (k > 512 && cols != n % 8 + 1) continue;  // every count at small depths, one at large
+          Tokens few(cols, k);
+          few.fill(random, scalar);
+          check_product(report, kernels, "gemv", run_gemv, m, few);
+        }
+      }
+    }
+    if (!integer) continue;
+    check_exact_dots(report, kernels, scalar, "gemm dots", run_gemm, type, random);
+    if (kernels.gemv[number] == nullptr) continue;
+    check_exact_dots(report, kernels, scalar, "gemv dots", run_gemv, type, random);
+  }
+}
+
+}  // namespace q35
