@@ -168,6 +168,10 @@ struct Moments4 {
   Vec4 gain_at(Vec4 scale) const { return scale * (splat4(2) * xq - scale * qq); }
 };
 
+// Gains that differ by less are rounding noise. Sticking to the first makes groups of nearly equal
+// values agree on a scale.
+constexpr float kClearlyMore = 1 + 1e-6f;
+
 // The best scale so far.
 struct ScaleFit {
   float scale, gain;
@@ -176,7 +180,7 @@ struct ScaleFit {
   bool keep(Vec4 scales, Vec4 gains) {
     bool kept = false;
     for (int k = 0; k < 4; k++) {
-      if (!(gains[k] > gain)) continue;
+      if (!(gains[k] > gain * kClearlyMore)) continue;
       scale = scales[k];
       gain = gains[k];
       kept = true;
