@@ -41,8 +41,10 @@ Status read_number(const File &file, std::string_view key, uint32_t low, uint32_
   Q35_TRY(file.get_u32(key, true, &value));
   if (value < low || value > high || value % step != 0) {
     char expected[64];
-    std::snprintf(expected, sizeof expected, "%" PRIu32 " to %" PRIu32 ", a multiple of %" PRIu32,
-                  low, high, step);
+    const int n = std::snprintf(expected, sizeof expected, "%" PRIu32 " to %" PRIu32, low, high);
+    if (step != 1) {
+      std::snprintf(expected + n, sizeof expected - n, ", a multiple of %" PRIu32, step);
+    }
     return refuse_number(file, key, QWEN35_ERROR_MODEL, expected, value);
   }
   *out = value;
@@ -278,6 +280,12 @@ Status read_vocabulary(const File &file, Config *c) {
     return fail(QWEN35_ERROR_MODEL,
                 "key '%s' at offset %" PRIu64 ": expected 1 to %" PRIu32 " tokens, found %" PRIu64,
                 key, offset_of(file, key), kMaxVocab, n);
+  }
+  if (embedding != nullptr && embedding->ne[1] != n) {
+    return fail(QWEN35_ERROR_MODEL,
+                "key '%s' at offset %" PRIu64 ": expected %" PRIu64
+                " tokens, the rows of token_embd.weight, found %" PRIu64,
+                key, offset_of(file, key), embedding->ne[1], n);
   }
   c->n_vocab = static_cast<uint32_t>(n);
   Q35_TRY(read_token_id(file, "tokenizer.ggml.eos_token_id", c->n_vocab, &c->eos_token));

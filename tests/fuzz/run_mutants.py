@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "reference")]
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "reference")]
+
 
 import tiny_gguf  # noqa: E402
-from mutate_gguf import Mutator  # noqa: E402
+from fuzz.mutate_gguf import Mutator  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
+ROOT = TESTS.parent
 SECONDS_PER_INPUT = 25.0
 BATCH = 200
 
@@ -38,7 +40,8 @@ BASES: dict[str, dict[str, object]] = {
     "plain": {**SMALL, "n_layer": 2, "full_attention_interval": 2},
     "k_quants": {
         "n_embd": 256, "n_ff": 256, "n_layer": 2, "full_attention_interval": 2, "n_head": 2,
-        "n_head_kv": 1, "head_dim": 128, "lin_k_heads": 2, "lin_v_heads": 4, "type": "Q4_K",
+        "n_head_kv": 1, "head_dim": 128, "lin_k_heads": 2, "lin_v_heads": 4, "lin_head_dim": 64,
+        "type": "Q4_K",
         "types": {"ffn_down": "Q6_K", "token_embd": "Q5_K", "attn_v": "Q3_K", "attn_k": "Q2_K"},
         "alignment": 64, "vision": True,
     },
