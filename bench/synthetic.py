@@ -1,0 +1,231 @@
+"""Writes full-size Qwen 3.5 GGUF files of random weights, for speed measurements.
+
+Shapes, vocabulary size, tensor types and file size are those of published files (the plain Q4_K_M
+mix, not this project's), values are random with scales that keep activations of order one. Speed
+depends on none of the values. Usage:
+
+    python bench/synthetic.py 0.8b q4_k_m -o syn-0.8b-q4_k_m.gguf [--mtp] [--tokenizer DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from qwen35cpp.convert.config import TextConfig
+from qwen35cpp.convert.ggml_types import BLOCKS, FileType, TensorType, parse_file_type, row_bytes
+from qwen35cpp.convert.model_metadata import ARCHITECTURE, general_metadata, text_metadata
+from qwen35cpp.convert.recipes import more_bits
+from qwen35cpp.convert.tensor_map import PlannedTensor, Role, plan_text
+from qwen35cpp.convert.tokenizer import CONTROL, NORMAL, UNUSED, Tokenizer, read_tokenizer
+from qwen35cpp.convert.writer import GgufWriter, TensorSpec
+
+T = TensorType
+Bytes = NDArray[np.uint8]
+VOCAB = 248_320
+CHUNK = 8 << 20  # bytes generated at once
+
+# size: hidden, ffn, layers, heads, kv_heads, v_heads, tied
+SIZES = {
+    "0.8b": (1024, 3584, 24, 8, 2, 16, True),
+    "2b": (2048, 6144, 24, 8, 2, 16, True),
+    "4b": (2560, 9216, 32, 16, 4, 32, True),
+    "9b": (4096, 12288, 32, 16, 4, 32, False),
+}
+
+
+def config_of(size: str) -> TextConfig:
+    """The text configuration of a published size."""
+    hidden, ffn, layers, heads, kv_heads, v_heads, tied = SIZES[size]
+    return TextConfig(
+        hidden=hidden,
+        ffn=ffn,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=256,
+        vocab=VOCAB,
+        context=262_144,
+        rms_eps=1e-6,
+        k_heads=16,
+        v_heads=v_heads,
+        linear_dim=128,
+        conv_kernel=4,
+        interval=4,
+        recurrent=tuple((index + 1) % 4 != 0 for index in range(layers)),
+        rope_theta=1e7,
+        rotary_dims=64,
+        rope_sections=(11, 11, 10),
+        rope_scaling=None,
+        tied=tied,
+    )
+
+
+# ---- types: the plain mix of published files ---------------------------------------------------
+
+
+def plain_types(plan: list[PlannedTensor], file_type: FileType, tied: bool) -> list[TensorType]:
+    """Type of every tensor of `plan`. Counters run over the tensors in block order."""
+    n_v = sum(tensor.role in (Role.ATTN_V, Role.LINEAR_QKV) for tensor in plan)
+    n_down = sum(tensor.role is Role.FFN_DOWN for tensor in plan)
+    seen = {Role.ATTN_V: 0, Role.FFN_DOWN: 0}
+    types = []
+    for tensor in plan:
+        index = seen.get(tensor.role, 0)
+        types.append(_plain_type(tensor, file_type, tied, index, n_v, n_down))
+        if tensor.role in seen:
+            seen[tensor.role] += 1
+    return types
+
+
+def _plain_type(
+    tensor: PlannedTensor, file_type: FileType, tied: bool, index: int, n_v: int, n_down: int
+) -> TensorType:
+    if tensor.role in (Role.VECTOR, Role.CONV):
+        return T.F32
+    uniform = {FileType.Q8_0: T.Q8_0, FileType.BF16: T.BF16, FileType.F16: T.F16}
+    if file_type in uniform:
+        return uniform[file_type]
+    head = tensor.role is Role.OUTPUT or (tensor.role is Role.EMBEDDING and tied)
+    if file_type is FileType.Q4_0:
+        return T.Q6_K if head else T.Q4_0
+    if file_type is not FileType.Q4_K_M:
+        raise ValueError(f"no plain mix for {file_type.name}")
+    if head:
+        return T.Q6_K
+    if tensor.role is Role.LINEAR_QKV:
+        return T.Q5_K
+    counted = {Role.ATTN_V: n_v, Role.FFN_DOWN: n_down}
+    if tensor.role in counted and more_bits(index, counted[tensor.role]):
+        return T.Q6_K
+    return T.Q4_K
+
+
+# ---- values: random blocks with a chosen standard deviation --------------------------------------
+
+
+def _half(value: float) -> Bytes:
+    return np.frombuffer(struct.pack("<e", value), np.uint8)
+
+
+def random_blocks(kind: TensorType, blocks: int, std: float, rng: np.random.Generator) -> Bytes:
+    """`blocks` blocks of uniformly random codes whose values have deviation `std` and mean ~ 0.
+
+    A code of n equally likely steps has deviation sqrt((n*n - 1) / 12): 4.61 for 4 bits, 9.23 for
+    5, 18.47 for 6, 73.9 for 8. Minima are set to the middle of the codes.
+    """
+    out = rng.integers(0, 256, (blocks, BLOCKS[kind][1]), np.uint8)
+    equal_scales = np.array([160] * 8 + [0] * 4, np.uint8)  # every 6-bit scale and minimum is 32
+    if kind is T.Q4_0:
+        out[:, :2] = _half(std / 4.61)
+    elif kind is T.Q8_0:
+        out[:, :2] = _half(std / 73.9)
+    elif kind in (T.Q4_K, T.Q5_K):
+        steps, middle = (4.61, 7.5) if kind is T.Q4_K else (9.23, 15.5)
+        scale = std / (32 * steps)
+        out[:, :2], out[:, 2:4], out[:, 4:16] = _half(scale), _half(scale * middle), equal_scales
+    elif kind is T.Q6_K:
+        out[:, 192:208] = 64
+        out[:, 208:210] = _half(std / (64 * 18.47))
+    else:
+        raise ValueError(f"no random blocks of {kind.name}")
+    return out
+
+
+def _floats(tensor: PlannedTensor, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Vectors and convolutions: what makes sense for each of them."""
+    count = math.prod(tensor.ne)
+    noise = rng.standard_normal(count, np.float32)
+    if tensor.name.endswith("ssm_a"):  # decays exp(a * softplus(.)) spread over 0.5 .. 0.999
+        return -np.geomspace(0.002, 1.0, count).astype(np.float32)
+    if tensor.name.endswith("ssm_dt.bias"):
+        return noise * np.float32(0.1)
+    if tensor.role is Role.CONV:
+        return noise * np.float32(0.5)
+    return np.float32(1) + noise * np.float32(0.05)
+
+
+def _deviation(tensor: PlannedTensor, tied: bool) -> float:
+    """Keeps products of order one; the head gives logits of deviation 4."""
+    if tensor.role is Role.OUTPUT or (tied and tensor.role is Role.EMBEDDING):
+        return 4.0 / math.sqrt(tensor.ne[0])
+    return 1.0 / math.sqrt(tensor.ne[0])
+
+
+def _write_matrix(
+    writer: GgufWriter, spec: TensorSpec, std: float, rng: np.random.Generator
+) -> None:
+    step = max(1, CHUNK // row_bytes(spec.type, spec.ne[0]))
+    for start in range(0, spec.rows, step):
+        rows = min(step, spec.rows - start)
+        if spec.type in (T.F16, T.BF16):
+            values = rng.standard_normal(rows * spec.ne[0], np.float32) * np.float32(std)
+            upper = values.view(np.uint16)[1::2]  # BF16, truncated
+            narrow = values.astype(np.float16) if spec.type is T.F16 else upper
+            writer.write(np.ascontiguousarray(narrow))
+        else:
+            blocks = rows * spec.ne[0] // BLOCKS[spec.type][0]
+            writer.write(random_blocks(spec.type, blocks, std, rng))
+
+
+# ---- the file ------------------------------------------------------------------------------------
+
+
+def placeholder_tokenizer() -> Tokenizer:
+    """A vocabulary of the right size without any merges, when no tokenizer folder is given."""
+    keep = [*range(33, 127), *range(161, 173), *range(174, 256)]  # printable bytes stay themselves
+    rest = [byte for byte in range(256) if byte not in keep]
+    letters = {byte: chr(byte) for byte in keep} | {b: chr(256 + i) for i, b in enumerate(rest)}
+    tokens = [letters[byte] for byte in sorted(letters)]
+    tokens += [f"token{index}" for index in range(256, 248_044)]
+    tokens += ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens += [f"[PAD{index}]" for index in range(len(tokens), VOCAB)]
+    types = [NORMAL] * 248_044 + [CONTROL] * 3 + [UNUSED] * (VOCAB - 248_047)
+    return Tokenizer(tokens, types, [], 248_046, 248_044, 248_044, None)
+
+
+def write(path: Path, size: str, file_type: FileType, tokenizer: Tokenizer, *, mtp: bool) -> int:
+    """Writes one file and returns the bytes of its tensors."""
+    config = config_of(size)
+    plan = plan_text(config, "", mtp=mtp)
+    types = plain_types(plan, file_type, config.tied)
+    specs = [TensorSpec(item.name, item.ne, kind) for item, kind in zip(plan, types, strict=True)]
+    count = sum(math.prod(tensor.ne) for tensor in plan)
+    name = f"Qwen3.5-{size.upper()} random weights"
+    metadata = general_metadata(ARCHITECTURE, "model", name, file_type, count)
+    metadata |= text_metadata(config, mtp=mtp) | tokenizer.metadata()
+    rng = np.random.Generator(np.random.SFC64(7))
+    with GgufWriter(path, metadata, specs) as writer:
+        for tensor, spec in zip(plan, specs, strict=True):
+            if spec.type is T.F32:
+                writer.write(_floats(tensor, rng))
+            else:
+                _write_matrix(writer, spec, _deviation(tensor, config.tied), rng)
+    return sum(spec.bytes for spec in specs)
+
+
+def main() -> None:
+    """Command line."""
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("size", choices=sorted(SIZES))
+    parser.add_argument("type", type=parse_file_type, help="q4_k_m, q4_0, q8_0, f16 or bf16")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--mtp", action="store_true", help="include the prediction block")
+    parser.add_argument("--tokenizer", type=Path, help="folder with the real tokenizer files")
+    args = parser.parse_args()
+    tokenizer = placeholder_tokenizer()
+    if args.tokenizer:
+        tokenizer = read_tokenizer(args.tokenizer, VOCAB)
+    start = time.perf_counter()
+    size = write(args.output, args.size, args.type, tokenizer, mtp=args.mtp)
+    print(f"{args.output}: {size:,} tensor bytes in {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""File types: which tensor gets which type, and why.
+
+Always F32: norms, biases and per-head scalars (a few kilobytes); the convolution (4 taps per
+channel are no block); `ssm_alpha` and `ssm_beta`. The last two set how fast the recurrent state
+forgets and how strongly it is overwritten. Their error enters an exponential and is carried on
+through every later token instead of being averaged away, and they hold only 0.1 % of the weights.
+
+The quantised recipes have three steps, each with its reason:
+
+- `high` for what every token passes through or what is tiny: the output head (also when it is the
+  tied embedding), attention keys and values (a quarter of the layers hold all exact recall of the
+  model, and with few KV heads they are 1 % of the weights), MTP's input projection, and `ffn_down`
+  in the first and last eighth of the layers and every third one between, the choice that llama.cpp
+  made and published: outliers of the SwiGLU product fall on its inputs.
+- `raised` for the ends of the recurrent path: `attn_qkv` writes the state and `ssm_out` reads it.
+  An error there is stored and read again by all later tokens. `attn_output` likewise ends the only
+  other path between tokens.
+- `base` for the rest: gates, queries and the feed-forward matrices, 60 % of the weights, whose
+  errors are local to one token.
+
+The MTP block takes `base` for its `ffn_down`: a draft is verified, so its error costs a little
+speed and never text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .ggml_types import BLOCKS, FileType, TensorType
+from .tensor_map import Role
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Types of one file type; `vision` is for the matrices of the vision tower."""
+
+    base: TensorType
+    raised: TensorType
+    high: TensorType
+    vision: TensorType
+
+
+def _uniform(kind: TensorType, vision: TensorType) -> Recipe:
+    return Recipe(kind, kind, kind, vision)
+
+
+_T = TensorType
+# The vision tower runs once per image and its errors shift every later token: it keeps 16 bits in
+# quantised files. F16 holds BF16 weights of usual size exactly and is the published form.
+RECIPES: dict[FileType, Recipe] = {
+    FileType.F32: _uniform(_T.F32, _T.F32),
+    FileType.BF16: _uniform(_T.BF16, _T.BF16),
+    FileType.F16: _uniform(_T.F16, _T.F16),
+    FileType.Q8_0: _uniform(_T.Q8_0, _T.F16),
+    FileType.Q6_K: _uniform(_T.Q6_K, _T.F16),
+    FileType.Q5_K_M: Recipe(_T.Q5_K, _T.Q6_K, _T.Q6_K, _T.F16),
+    FileType.Q4_K_M: Recipe(_T.Q4_K, _T.Q5_K, _T.Q6_K, _T.F16),
+    # Q4_0 is chosen for speed on small CPUs: one kernel for everything but the head.
+    FileType.Q4_0: Recipe(_T.Q4_0, _T.Q4_0, _T.Q6_K, _T.F16),
+    FileType.IQ4_XS: Recipe(_T.IQ4_XS, _T.Q5_K, _T.Q6_K, _T.F16),
+}
+
+_ALWAYS_F32 = {Role.VECTOR, Role.CONV, Role.DECAY_GATE}
+_RAISED = {Role.LINEAR_QKV, Role.LINEAR_OUT, Role.ATTN_OUTPUT}
+_HIGH = {Role.OUTPUT, Role.ATTN_K, Role.ATTN_V, Role.MTP_PROJECTION}
+
+
+def more_bits(layer: int, layers: int) -> bool:
+    """First and last eighth of the layers, and every third one between."""
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def choose_type(
+    file_type: FileType, role: Role, layer: int | None, layers: int, cols: int, *, tied: bool
+) -> TensorType:
+    """Type of a tensor with rows of `cols` values; `layers` counts the trunk."""
+    recipe = RECIPES[file_type]
+    if role in _ALWAYS_F32:
+        return TensorType.F32
+    if role is Role.VISION_PATCH:  # llama.cpp convolves with F16 or F32 kernels only
+        return TensorType.F16 if recipe.vision is TensorType.F16 else TensorType.F32
+    if role is Role.VISION_MATRIX:
+        wanted = recipe.vision
+    elif role is Role.EMBEDDING:
+        wanted = recipe.high if tied else recipe.base
+    elif role is Role.FFN_DOWN and layer is not None and layer < layers:
+        wanted = recipe.high if more_bits(layer, layers) else recipe.base
+    elif role in _HIGH:
+        wanted = recipe.high
+    else:
+        wanted = recipe.raised if role in _RAISED else recipe.base
+    return fit_type(wanted, cols)
+
+
+def fit_type(wanted: TensorType, cols: int) -> TensorType:
+    """`wanted`, or the nearest type of at least its quality whose blocks fill a row."""
+    for candidate in (wanted, TensorType.Q8_0, TensorType.F16):
+        if cols % BLOCKS[candidate][0] == 0:
+            return candidate
+    raise AssertionError("F16 has blocks of one value")
