@@ -223,16 +223,35 @@ inline void start_of_32(const int8_t *q, int32_t (&start)[2]) {
   start[1] = -_mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1));
 }
 
+// x: [k / 4][12] words from the rows q: [n, k] of words; missing rows become zero.
+inline void interleave_tokens(const int8_t *q, uint32_t n, uint32_t k, int8_t *x) {
+  for (uint32_t i = 0; i < k; i += 64) {
+    // k is a multiple of 32: the last step may have half the words.
+    const uint32_t words = k - i < 64 ? 8 : 16;
+    const __mmask16 some = static_cast<__mmask16>((1u << words) - 1);
+    __m512i a[16];
+#pragma GCC unroll 16
+    for (uint32_t t = 0; t < 16; t++) {
+      a[t] = t < n ? _mm512_maskz_loadu_epi32(some, q + static_cast<uint64_t>(t) * k + i)
+                   : _mm512_setzero_si512();
+    }
+    transpose(a);
+#pragma GCC unroll 16
+    for (uint32_t w = 0; w < 16; w++) {
+      if (w >= words) break;
+      _mm512_mask_storeu_epi32(x + (i / 4 + w) * kTokens * 4, (1u << kTokens) - 1, a[w]);
+    }
+  }
+}
+
 void pack_tile(const ActQ8 &act, uint32_t n, uint32_t k, void *base) {
   const Tile tile(k, base);
-  __builtin_memset(base, 0, tile_bytes(k));
+  if (n < kTokens) __builtin_memset(base, 0, tile_bytes(k));
+  interleave_tokens(act.q, n, k, tile.x);
   for (uint32_t t = 0; t < n; t++) {
     const int8_t *q = act.q + static_cast<uint64_t>(t) * k;
     const float *d = act.d + static_cast<uint64_t>(t) * (k / 32);
     const float *s = act.s + static_cast<uint64_t>(t) * (k / 16);
-    for (uint32_t i = 0; i < k / 4; i++) {
-      __builtin_memcpy(tile.x + (i * kTokens + t) * 4, q + 4 * i, 4);
-    }
     for (uint32_t g = 0; g < k / 32; g++) {
       int32_t start[2];
       start_of_32(q + 32 * g, start);
@@ -346,9 +365,11 @@ void gemm_q8(const PanelShape &shape, const void *panel_base, const void *tile_b
 uint64_t int8_peak_loop(uint64_t iterations) {
   constexpr int kChains = 16;  // enough independent sums to hide the latency of the instruction
   __m512i sum[kChains];
+#pragma GCC unroll 16
   for (int i = 0; i < kChains; i++) sum[i] = _mm512_set1_epi32(i);
   const __m512i a = _mm512_set1_epi32(static_cast<int>(iterations)), b = _mm512_set1_epi8(3);
   for (uint64_t n = 0; n < iterations; n++) {
+#pragma GCC unroll 16
     for (int i = 0; i < kChains; i++) {
       sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
       __asm__ volatile("" : "+v"(sum[i]));  // keeps the product in the loop

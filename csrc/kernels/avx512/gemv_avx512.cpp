@@ -89,7 +89,12 @@ inline void gemv_tile(const GemvArgs &g, uint32_t row, uint32_t col) {
     at.d[c] = g.act.d + first / kActGroup;
     at.s[c] = g.act.s + first / 16;
   }
+  const uint8_t *next = at.w[0] + kR * g.row_bytes;
   for (uint32_t k = g.k / 256; k != 0; k--) {
+    for (uint32_t i = 0; i < kR * D::kBytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char *>(next + i), _MM_HINT_T0);
+    }
+    next += kR * D::kBytes;
     add_256<D, kR, kC>(at, acc);
     for (uint32_t r = 0; r < kR; r++) at.w[r] += D::kBytes;
     for (uint32_t c = 0; c < kC; c++) {
