@@ -54,10 +54,10 @@ class _Answer:
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
     """Yields the chunks of one answer and returns its whole text. Holds the turn until then."""
     with engine.turn:
+        with engine.alive:  # first, so that settings out of range fail before a long prompt
+            sampler, text = _tools(engine, request)
         started = time.perf_counter()
         cached = engine.begin(request.tokens, request.progress)
-        with engine.alive:
-            sampler, text = _tools(engine, request)
         prefilled = time.perf_counter()
         answer = _Answer()
         with_logprobs = request.n_logprobs is not None

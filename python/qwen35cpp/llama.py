@@ -408,11 +408,11 @@ class Llama:
             raise InvalidArgument("the prompt is empty")
         if max_tokens is not None and max_tokens < 1:
             raise InvalidArgument(f"max_tokens must be at least 1, not {max_tokens}")
-        room = self.n_ctx() - n_prompt
+        room = self._engine.session.n_ctx - n_prompt
         if room < 1:
             raise ContextTooLong(
-                f"the prompt has {n_prompt} tokens, the context holds {self.n_ctx()} "
-                "with at least one for the answer"
+                f"the prompt has {n_prompt} tokens and the answer needs room for one, "
+                f"the context holds {self.n_ctx()}"
             )
         return room if max_tokens is None else min(room, max_tokens)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from typing import Any
 
@@ -70,15 +71,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read_prompt(given: str | None) -> str | bytes:
+def _read_prompt(given: str | None) -> bytes:
     if given is not None and given != "-":
-        return given
+        return os.fsencode(given)  # the bytes as typed, whatever the locale made of them
     if given is None and sys.stdin.isatty():
         raise InvalidArgument("there is no prompt", hint="give it as an argument or in a pipe")
     return sys.stdin.buffer.read()
 
 
-def _stream(llama: Any, prompt: str | bytes, options: dict[str, Any], progress: Progress) -> Text:
+def _stream(llama: Any, prompt: bytes, options: dict[str, Any], progress: Progress) -> Text:
     last = ""
     with llama.generate(prompt, stream=True, **options) as stream:
         try:

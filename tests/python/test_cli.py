@@ -1,0 +1,167 @@
+"""The command line: exit codes, and nothing on standard output but the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import qwen35cpp
+import tiny_gguf
+
+SETTINGS = ["--max-tokens", "12", "--seed", "5"]
+
+
+def q35(*arguments: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "qwen35cpp", *arguments],
+        capture_output=True, input=stdin, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_path: str) -> str:
+    with qwen35cpp.Llama(tiny_path) as llama:
+        return llama.generate("Hello world", max_tokens=12, seed=5)
+
+
+def test_run_prints_the_answer_and_nothing_else(tiny_path: str, expected: str) -> None:
+    done = q35("run", tiny_path, "Hello world", *SETTINGS)
+    assert done.returncode == 0
+    assert done.stderr == b""
+    assert done.stdout.decode() == expected + ("" if expected.endswith("\n") else "\n")
+
+
+@pytest.mark.parametrize("argument", [[], ["-"]])
+def test_run_reads_the_prompt_from_a_pipe(
+    tiny_path: str, expected: str, argument: list[str]
+) -> None:
+    done = q35("run", tiny_path, *argument, *SETTINGS, stdin=b"Hello world")
+    assert done.returncode == 0
+    assert done.stdout.decode().rstrip("\n") == expected.rstrip("\n")
+
+
+def test_run_gives_one_json_object(tiny_path: str, expected: str) -> None:
+    done = q35("run", tiny_path, "Hello world", *SETTINGS, "--json", "--logprobs", "2")
+    assert done.returncode == 0
+    answer = json.loads(done.stdout)
+    assert answer["text"] == expected
+    assert answer["seed"] == 5
+    assert answer["usage"]["completion_tokens"] == len(answer["tokens"]) == len(answer["logprobs"])
+    assert len(answer["logprobs"][0]["top"]) == 2
+
+
+def test_run_prints_figures_on_standard_error(tiny_path: str) -> None:
+    done = q35("run", tiny_path, "Hello world", *SETTINGS, "--stats", "--threads", "1")
+    assert done.returncode == 0
+    assert b"seed 5" in done.stderr
+
+
+def test_the_output_is_utf8_in_any_locale(tiny_path: str) -> None:
+    prompt = "日本 naïve"
+    texts = {
+        q35("run", tiny_path, prompt, *SETTINGS, LC_ALL=name, PYTHONUTF8="0").stdout
+        for name in ("C", "C.UTF-8", "POSIX")
+    }
+    assert len(texts) == 1
+    assert texts.pop().decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "usage"),
+        (["frobnicate"], 2, "invalid choice"),
+        (["run"], 2, "MODEL"),
+        (["run", "x.gguf", "hi", "--max-tokens", "0"], 2, "at least 1"),
+        (["run", "x.gguf", "hi", "--seed", "abc"], 2, "invalid int"),
+        (["run", "x.gguf", "hi"], 1, "x.gguf"),
+        (["info", "x.gguf"], 1, "x.gguf"),
+        (["bench", "x.gguf"], 1, "x.gguf"),
+        (["verify", "x.gguf"], 1, "x.gguf"),
+        (["convert", "x", "-o", "y.gguf"], 2, "--type"),
+    ],
+)
+def test_mistakes_have_exit_codes_and_messages(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen35cpp", *arguments], capture_output=True, cwd=tmp_path
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+
+
+def test_errors_of_the_engine_are_one_line_and_a_hint(tiny_path: str) -> None:
+    done = q35("run", tiny_path, "Hello world", "--ctx", "2")
+    assert done.returncode == 1
+    lines = done.stderr.decode().splitlines()
+    assert lines[0].startswith("error: the prompt has ")
+    assert lines[1].startswith("hint: ")
+    wrong = q35("run", tiny_path, "Hello world", QWEN35_ISA="sse9")
+    assert wrong.returncode == 1
+    assert b"sse9" in wrong.stderr
+
+
+def test_a_reader_that_leaves_is_no_traceback(tiny_path: str) -> None:
+    command = f"{sys.executable} -m qwen35cpp run {tiny_path} Hello --max-tokens 2000 | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_info_shows_the_file(tiny_path: str) -> None:
+    done = q35("info", tiny_path, "--json")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["metadata"]["general.architecture"] == "qwen35"
+    assert content["metadata"]["qwen35.block_count"] == content["model"]["n_layer"] == 4
+    assert list(content["tensors"]) == ["F32"]
+    assert content["tensors"]["F32"]["bytes"] == 4 * content["tensors"]["F32"]["values"]
+    shown = q35("info", tiny_path)
+    assert shown.returncode == 0
+    assert b"general.name" in shown.stdout
+
+
+def test_doctor_knows_this_computer() -> None:
+    done = q35("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["version"] == qwen35cpp.__version__
+    assert report["cpu"]["isa"]
+    assert 0 < report["memory"]["available"] <= report["memory"]["total"]
+    assert report["models"]["0.8B"]["Q4_K_M"] < report["models"]["9B"]["BF16"]
+    assert b"memory" in q35("doctor").stdout
+    assert json.loads(q35("doctor", "--json", QWEN35_ISA="scalar").stdout)["cpu"]["isa"] == "scalar"
+
+
+def test_bench_measures(tiny_model: Callable[..., tiny_gguf.TinyModel]) -> None:
+    path = str(tiny_model(type="Q8_0").path)
+    options = ["--prompt", "64", "--generate", "8", "--repeat", "2"]
+    done = q35("bench", path, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [test["test"] for test in report["tests"]] == ["pp64", "tg8"]
+    assert all(len(test["repetitions"]) == 2 for test in report["tests"])
+    assert all(test["tokens_per_second"] > 0 for test in report["tests"])
+    assert report["peak_memory"] > 0
+    table = q35("bench", path, *options, "--depth", "32")
+    assert b"| tg8@32 |" in table.stdout
+
+
+def test_the_commands_are_installed() -> None:
+    from importlib.metadata import distribution
+
+    entries = {e.name: e.value for e in distribution("qwen35cpp").entry_points}
+    assert entries == {"qwen35cpp": "qwen35cpp.cli:main", "q35": "qwen35cpp.cli:main"}
+
+
+def test_version() -> None:
+    assert q35("--version").stdout.decode().strip() == qwen35cpp.__version__

@@ -1,0 +1,94 @@
+"""The public surface: names, error codes, and that importing stays light."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import qwen35cpp
+from qwen35cpp import errors, types
+
+NAMES = [
+    "Cancelled", "Chunk", "Completion", "ContextTooLong", "CpuNotSupported", "EmbeddingResponse",
+    "FileError", "ForkedProcess", "InternalError", "InvalidArgument", "Llama", "MissingExtra",
+    "ModelInfo", "ModelInvalid", "ModelNotFound", "ModelUnsupported", "NotEnoughMemory",
+    "Qwen35Error", "Sampling", "SessionBusy", "SessionClosed", "Text", "TextStream", "Timings",
+    "TokenLogprob", "Usage", "recommended", "system_info", "version",
+]  # fmt: skip
+LLAMA = [
+    "cancel", "close", "context_memory", "create_completion", "create_embedding", "decode",
+    "detokenize", "embed", "eval", "generate", "info", "metadata", "n_ctx", "n_embd", "n_threads",
+    "n_tokens", "n_vocab", "reset", "token_eos", "tokenize",
+]  # fmt: skip
+
+
+def test_public_names_are_these() -> None:
+    assert sorted(qwen35cpp.__all__) == NAMES
+    assert all(hasattr(qwen35cpp, name) for name in NAMES)
+    public = [name for name in dir(qwen35cpp.Llama) if not name.startswith("_")]
+    assert public == LLAMA
+
+
+def test_everything_public_is_documented() -> None:
+    for name in NAMES:
+        assert inspect.getdoc(getattr(qwen35cpp, name)), name
+    for name in LLAMA:
+        assert inspect.getdoc(getattr(qwen35cpp.Llama, name)), name
+
+
+def test_generate_options_are_the_parameters_of_generate() -> None:
+    from qwen35cpp.llama import GenerateOptions
+
+    parameters = set(inspect.signature(qwen35cpp.Llama.generate).parameters)
+    assert set(GenerateOptions.__annotations__) == parameters - {"self", "prompt", "stream"}
+
+
+def test_version_matches_the_library_and_the_package() -> None:
+    from importlib.metadata import version
+
+    assert qwen35cpp.__version__ == qwen35cpp.version() == version("qwen35cpp")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "also"),
+    [
+        (1, errors.InvalidArgument, ValueError),
+        (2, errors.FileError, OSError),
+        (3, errors.ModelInvalid, ValueError),
+        (4, errors.ModelUnsupported, Exception),
+        (5, errors.NotEnoughMemory, MemoryError),
+        (6, errors.ContextTooLong, ValueError),
+        (7, errors.Cancelled, Exception),
+        (8, errors.CpuNotSupported, Exception),
+        (9, errors.InternalError, Exception),
+    ],
+)
+def test_each_status_has_its_error(status: int, kind: type, also: type) -> None:
+    error = errors.from_status(status, "what happened")
+    assert type(error) is kind
+    assert isinstance(error, errors.Qwen35Error)
+    assert isinstance(error, also)
+    assert str(error) == "what happened"
+
+
+def test_error_codes_are_distinct_and_hints_are_text() -> None:
+    kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind)]
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    assert all(isinstance(kind.hint, str) for kind in kinds)
+    assert errors.ModelNotFound("no", hint="there").hint == "there"
+
+
+def test_records_are_dictionaries_with_attributes() -> None:
+    record = types.Completion(id="a", choices=[types.CompletionChoice(text="b")])
+    assert record.choices[0].text == record["choices"][0]["text"] == "b"
+    with pytest.raises(AttributeError):
+        _ = record.usage
+
+
+def test_importing_loads_neither_numpy_nor_pil() -> None:
+    code = "import sys, qwen35cpp; print({'numpy', 'PIL', 'argparse', 'cffi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
