@@ -21,16 +21,6 @@ uint32_t fifth_bits(const uint8_t *number) {
   return bits;
 }
 
-// number: [32] level numbers (0 for Levels::kLow) of x * inverse + shift.
-template <class Levels>
-void number_levels(const float *x, float inverse, float shift, uint8_t *number) {
-  for (uint32_t i = 0; i < kValues; i += 4) {
-    const Vec4 x4{x[i], x[i + 1], x[i + 2], x[i + 3]};
-    const Vec4 q = Levels::nearest(x4 * splat4(inverse) + splat4(shift));
-    for (int k = 0; k < 4; k++) number[i + k] = static_cast<uint8_t>(q[k] - Levels::kLow);
-  }
-}
-
 // Finds the scale of 32 values; the levels are rounded to the scale as stored.
 template <class Levels>
 U16 encode_scaled(const float *src, const float *weight, const Trials &trials, uint8_t *number) {
@@ -39,7 +29,7 @@ U16 encode_scaled(const float *src, const float *weight, const Trials &trials, u
   load_weights(weight, kValues, w);
   U16 stored;
   stored = scale_to_half(fit_scale<Levels>(x, w, kValues, trials, weight != nullptr).scale);
-  number_levels<Levels>(x, inverse_or_zero(half_to_float(stored)), 0, number);
+  number_levels<Levels>(x, kValues, half_to_float(stored), 0, number);
   return stored;
 }
 
@@ -58,8 +48,7 @@ StoredPair encode_affine(const float *src, const float *weight, const Trials &tr
   StoredPair stored;
   stored.d = scale_to_half(fit.scale);
   stored.m = scale_to_half(-fit.min);
-  const float inverse = inverse_or_zero(half_to_float(stored.d));
-  number_levels<Levels>(x, inverse, -half_to_float(stored.m) * inverse, number);
+  number_levels<Levels>(x, kValues, half_to_float(stored.d), -half_to_float(stored.m), number);
   return stored;
 }
 

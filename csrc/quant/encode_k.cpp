@@ -8,17 +8,6 @@
 namespace q35 {
 namespace {
 
-// number: [n] level numbers (0 for Levels::kLow) of x / scale + shift / scale.
-template <class Levels>
-void number_levels(const float *x, uint32_t n, float scale, float shift, uint8_t *number) {
-  const float inverse = inverse_or_zero(scale);
-  for (uint32_t i = 0; i < n; i += 4) {
-    const Vec4 x4{x[i], x[i + 1], x[i + 2], x[i + 3]};
-    const Vec4 q = Levels::nearest(x4 * splat4(inverse) + splat4(shift * inverse));
-    for (int k = 0; k < 4; k++) number[i + k] = static_cast<uint8_t>(q[k] - Levels::kLow);
-  }
-}
-
 template <class Levels, class Scales>
 void number_super(const float *x, const Scales &scales, uint8_t *number) {
   const float d = half_to_float(scales.d);

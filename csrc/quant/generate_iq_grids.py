@@ -22,14 +22,12 @@ def packed_rows(table: Any) -> list[int]:
     grid = np.asarray(table.grid).reshape(table.grid_shape)
     bits = 16 // grid.shape[1]
     levels = {float(value): number for number, value in enumerate(table.grid_map)}
-    return [
-        sum(levels[float(value)] << (bits * i) for i, value in enumerate(row)) for row in grid
-    ]
+    return [sum(levels[float(value)] << (bits * i) for i, value in enumerate(row)) for row in grid]
 
 
 def main() -> None:
     out = sys.stdout
-    out.write("// Written by generate_iq_grids.py: one word per grid row, see there. Do not edit.\n")
+    out.write("// Written by generate_iq_grids.py: a word per grid row, see there. Do not edit.\n")
     for name in GRIDS:
         table = getattr(quants, name)
         words = packed_rows(table)

@@ -148,6 +148,17 @@ struct Iq4Levels {
   }
 };
 
+// number: [n] level numbers (0 for Levels::kLow) of the levels nearest to (x + min) / scale.
+template <class Levels>
+inline void number_levels(const float *x, uint32_t n, float scale, float min, uint8_t *number) {
+  const float inverse = inverse_or_zero(scale);
+  for (uint32_t i = 0; i < n; i += 4) {
+    const Vec4 x4{x[i], x[i + 1], x[i + 2], x[i + 3]};
+    const Vec4 q = Levels::nearest(x4 * splat4(inverse) + splat4(min * inverse));
+    for (int k = 0; k < 4; k++) number[i + k] = static_cast<uint8_t>(q[k] - Levels::kLow);
+  }
+}
+
 // ---- one scale --------------------------------------------------------------------------------
 
 // The trial inverse scales send the largest magnitude to `from`, `from + step`, ... of a level

@@ -67,8 +67,9 @@ def round_trip(tensor_type: T, x: Floats, importance: Floats | None = None) -> F
     return dequantize(tensor_type, quantize(tensor_type, x, importance), x.shape[1])
 
 
-def squared_error(x: Floats, y: Floats, weights: Floats | float = 1.0) -> float:
-    return float((weights * (x.astype(np.float64) - y) ** 2).sum())
+def squared_error(x: Floats, y: Floats, weights: Floats | None = None) -> float:
+    squares = (x.astype(np.float64) - y) ** 2
+    return float((squares if weights is None else weights * squares).sum())
 
 
 def plain_rounding(x: Floats, bits: int, group: int, minimum: bool) -> Floats:
@@ -77,9 +78,9 @@ def plain_rounding(x: Floats, bits: int, group: int, minimum: bool) -> Floats:
     if minimum:
         low = groups.min(axis=1, keepdims=True)
         step = (groups.max(axis=1, keepdims=True) - low) / (2**bits - 1)
-        return (low + step * np.rint((groups - low) / step)).reshape(x.shape)
+        return np.asarray(low + step * np.rint((groups - low) / step)).reshape(x.shape)
     step = np.abs(groups).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
-    return (step * np.rint(groups / step)).reshape(x.shape)
+    return np.asarray(step * np.rint(groups / step)).reshape(x.shape)
 
 
 def matrices() -> Iterator[tuple[str, Floats]]:
@@ -139,7 +140,7 @@ def test_encoding_beats_the_gguf_package(tensor_type: T) -> None:
 @pytest.mark.parametrize("tensor_type", [t for t in WRITTEN if t != T.Q8_0], ids=name)
 def test_importance_lowers_the_weighted_error(tensor_type: T) -> None:
     for kind, x in matrices():
-        weights = np.random.default_rng(3).chisquare(1, x.shape[1]).astype(np.float32) ** 2
+        weights = np.square(np.random.default_rng(3).chisquare(1, (x.shape[1],))).astype(np.float32)
         plain = squared_error(x, round_trip(tensor_type, x), weights)
         weighted = squared_error(x, round_trip(tensor_type, x, weights), weights)
         assert weighted < 0.97 * plain, kind
@@ -221,14 +222,13 @@ def test_misuse_is_refused_and_named() -> None:
     for arguments, status, words in quantize_cases:
         assert lib.qwen35_quantize(*arguments) == status
         assert words in text(lib.qwen35_last_error())
-    dequantize_cases = [
+    for case, status, words in [
         ((T.Q6_K, ffi.NULL, 1, 256, x), lib.QWEN35_ERROR_ARGUMENT, "src is NULL"),
         ((T.Q6_K, out, 1, 256, ffi.NULL), lib.QWEN35_ERROR_ARGUMENT, "dst is NULL"),
         ((T.Q6_K, out, 1, 32, x), lib.QWEN35_ERROR_ARGUMENT, "block of 256"),
         ((5, out, 1, 256, x), lib.QWEN35_ERROR_UNSUPPORTED, "5"),
-    ]
-    for arguments, status, words in dequantize_cases:
-        assert lib.qwen35_dequantize(*arguments) == status
+    ]:
+        assert lib.qwen35_dequantize(*case) == status
         assert words in text(lib.qwen35_last_error())
     assert lib.qwen35_type_info(int(T.Q4_K), ffi.NULL) == lib.QWEN35_ERROR_ARGUMENT
 
