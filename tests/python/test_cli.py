@@ -124,7 +124,7 @@ def test_info_shows_the_file(tiny_path: str) -> None:
     assert content["metadata"]["general.architecture"] == "qwen35"
     assert content["metadata"]["qwen35.block_count"] == content["model"]["n_layer"] == 4
     assert list(content["tensors"]) == ["F32"]
-    assert content["tensors"]["F32"]["bytes"] == 4 * content["tensors"]["F32"]["values"]
+    assert content["tensors"]["F32"]["bytes"] == 4 * content["parameters"]
     shown = q35("info", tiny_path)
     assert shown.returncode == 0
     assert b"general.name" in shown.stdout
@@ -165,3 +165,24 @@ def test_the_commands_are_installed() -> None:
 
 def test_version() -> None:
     assert q35("--version").stdout.decode().strip() == qwen35cpp.__version__
+
+
+def test_quantize_writes_a_model_that_runs_and_verifies(tiny_path: str, tmp_path: Path) -> None:
+    output = str(tmp_path / "small.gguf")
+    done = q35("quantize", tiny_path, "-o", output, "--type", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode() == output + "\n"
+    assert done.stderr == b""
+    assert q35("verify", output).returncode == 0
+    assert q35("run", output, "Hello", "--max-tokens", "3").returncode == 0
+
+    data = bytearray(Path(output).read_bytes())
+    data[-100] ^= 1
+    Path(output).write_bytes(data)
+    damaged = q35("verify", output, "--json")
+    assert damaged.returncode == 1
+    assert json.loads(damaged.stdout)["problems"]
+
+    refused = q35("quantize", tiny_path, "-o", output, "--type", "Q9")
+    assert refused.returncode == 1
+    assert b"Q9" in refused.stderr

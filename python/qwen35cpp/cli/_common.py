@@ -47,14 +47,15 @@ class Progress:
         self._active = not quiet and sys.stderr.isatty()
         self._next = time.monotonic() + 0.5  # short work shows nothing
 
-    def __call__(self, done: int, total: int) -> None:
-        """Shows `done` of `total`, at most ten times a second."""
+    def __call__(self, done: int, total: int, name: str = "") -> None:
+        """Shows `done` of `total` and the part at work, at most ten times a second."""
         now = time.monotonic()
         if self._active and now >= self._next:
             self._next = now + 0.1
             self._shown = True
             share = 100 * done // max(total, 1)
-            print(f"\r{self._what} {done}/{total} ({share} %)", end="", file=sys.stderr, flush=True)
+            line = f"\r\x1b[K{self._what} {share} % {name}"
+            print(line.rstrip(), end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Removes the line."""

@@ -36,6 +36,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     quantize.add_argument("source", metavar="FILE", help="a GGUF file, best in F32, BF16 or F16")
     _add_output(quantize)
     quantize.add_argument("--imatrix", metavar="FILE", help="importance of the columns")
+    quantize.add_argument(
+        "--allow-requantize", action="store_true", help="accept a file of less than 8 bits"
+    )
     quantize.set_defaults(run=run_quantize)
 
     verify = commands.add_parser("verify", parents=[common], help="check a GGUF file")
@@ -61,7 +64,7 @@ def _tools() -> Any:
 def run_convert(args: argparse.Namespace) -> int:
     """Converts a checkpoint."""
     progress = Progress("converting", quiet=args.quiet)
-    _tools().convert(
+    result = _tools().convert(
         args.source,
         args.output,
         args.type,
@@ -69,22 +72,30 @@ def run_convert(args: argparse.Namespace) -> int:
         mtp=not args.no_mtp,
         progress=progress,
     )
-    return _written(args, progress)
+    return _written(args, progress, result)
 
 
 def run_quantize(args: argparse.Namespace) -> int:
     """Requantises a file."""
     progress = Progress("quantising", quiet=args.quiet)
-    _tools().quantize(args.source, args.output, args.type, imatrix=args.imatrix, progress=progress)
-    return _written(args, progress)
+    result = _tools().quantize(
+        args.source,
+        args.output,
+        args.type,
+        imatrix=args.imatrix,
+        allow_requantize=args.allow_requantize,
+        progress=progress,
+    )
+    return _written(args, progress, result)
 
 
-def _written(args: argparse.Namespace, progress: Progress) -> int:
+def _written(args: argparse.Namespace, progress: Progress, result: Any) -> int:
     progress.clear()
+    paths = [str(path) for path in result.paths]
     if args.json:
-        print_json({"output": args.output, "type": args.type})
+        print_json({"paths": paths, "type": result.file_type.name, "bytes": result.file_bytes})
     else:
-        print(args.output)
+        print("\n".join(paths))
     return 0
 
 

@@ -22,38 +22,31 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does the work."""
-    from ..convert._engine import GgufFile
+    from ..convert import info
 
     if not Path(args.model).exists():
         raise ModelNotFound(f"there is no file {args.model!r}")
-    with GgufFile(Path(args.model)) as file:
-        metadata = {
-            key: value.decode() if value.type.name != "ARRAY" or value.count <= 16 else
-            f"{value.count} values"
-            for key, value in file.metadata.items()
-        }  # fmt: skip
-        types = _types(file.tensors)
-    content: dict[str, Any] = {"metadata": metadata, "tensors": types}
-    if metadata.get("general.architecture") == "qwen35":
+    file = info(args.model)
+    content: dict[str, Any] = {
+        "architecture": file.architecture,
+        "file_type": file.file_type,
+        "file_bytes": file.file_bytes,
+        "tensor_bytes": file.tensor_bytes,
+        "parameters": file.parameters,
+        "bits_per_weight": file.bits_per_weight,
+        "metadata": file.metadata,
+        "tensors": {
+            name: {"count": count, "bytes": size}
+            for name, (count, size) in sorted(file.types.items(), key=lambda item: -item[1][1])
+        },
+    }
+    if file.architecture == "qwen35":
         content["model"] = _shape(args.model)
     if args.json:
         print_json(content)
     else:
         _print(content)
     return 0
-
-
-def _types(tensors: list[Any]) -> dict[str, dict[str, int]]:
-    """Number, values and bytes of the tensors of each type, most bytes first."""
-    from .._native import type_name
-
-    types: dict[str, dict[str, int]] = {}
-    for tensor in tensors:
-        entry = types.setdefault(type_name(tensor.type), {"count": 0, "values": 0, "bytes": 0})
-        entry["count"] += 1
-        entry["values"] += tensor.elements
-        entry["bytes"] += tensor.bytes
-    return dict(sorted(types.items(), key=lambda item: -item[1]["bytes"]))
 
 
 def _shape(path: str) -> dict[str, Any]:
@@ -70,10 +63,13 @@ def _print(content: dict[str, Any]) -> None:
     print()
     for name, entry in content["tensors"].items():
         print(f"{entry['count']:5} tensors of {name:8} {human_bytes(entry['bytes']):>10}")
+    print(
+        f"\n{content['parameters'] / 1e9:.3f} B parameters in "
+        f"{human_bytes(content['tensor_bytes'])}, {content['bits_per_weight']:.2f} bits each"
+    )
     model = content.get("model")
     if model:
         print(
-            f"\n{model['n_params'] / 1e9:.3f} B text parameters, {model['n_layer']} layers, "
-            f"hidden size {model['n_embd']}, {model['n_vocab']} tokens, "
-            f"context {model['n_ctx_train']}"
+            f"{model['n_layer']} layers, hidden size {model['n_embd']}, "
+            f"{model['n_vocab']} tokens, context {model['n_ctx_train']}"
         )
