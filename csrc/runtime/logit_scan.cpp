@@ -31,37 +31,44 @@ inline Lanes broadcast(float x) {
   return Lanes{x, x, x, x};
 }
 
-// b where a is NaN.
+// b where either is NaN.
 inline Lanes larger(Lanes a, Lanes b) {
   return a > b ? a : b;
 }
 
-// exp(d) for d <= 0, 0 for NaN. With n = round(d / ln 2) and r = d - n ln 2 in [-0.347, 0.347]:
-// exp(d) = 2^n (1 + r + r^2 q(r)), q the degree-4 minimax fit of (exp(r) - 1 - r) / r^2, which is
-// off by 0.06 units in the last place; rounding makes it 1.1. ln 2 is split so that n * kLn2High is
-// exact for |n| < 2^9. Below kLowest, where 2^n would leave the normal floats, the result is 0.
+inline Lanes smaller(Lanes a, Lanes b) {
+  return a < b ? a : b;
+}
+
+// exp(d) for d in [kLowest, 0], exp(kLowest) below. With n = round(d / ln 2) and r = d - n ln 2 in
+// [-0.347, 0.347]: exp(d) = 2^n (1 + r + r^2 q(r)), q the degree-4 minimax fit of
+// (exp(r) - 1 - r) / r^2, which alone is off by 4e-9; rounding makes it 8e-8, measured over the
+// range. ln 2 is split so that n * kLn2High is exact for |n| < 2^9. At kLowest 2^n is still normal.
+constexpr float kLowest = -87.0f;
+
 inline Lanes exp_of_negative(Lanes d) {
-  constexpr float kLowest = -87.0f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f;  // 355 / 512
   constexpr float kLn2Low = -2.12194440e-4f;
-  const Lanes shifted = larger(d, broadcast(kLowest)) * kLog2E + kRound;
+  const Lanes c = larger(d, broadcast(kLowest));
+  const Lanes shifted = c * kLog2E + kRound;
   const Lanes n = shifted - kRound;
-  const Lanes r = (larger(d, broadcast(kLowest)) - n * kLn2High) - n * kLn2Low;
+  const Lanes r = (c - n * kLn2High) - n * kLn2Low;
   Lanes q = r * 1.38145394e-3f + 8.36874545e-3f;
   q = q * r + 4.16683890e-2f;
   q = q * r + 1.66665211e-1f;
   q = q * r + 4.99999940e-1f;
   const Lanes p = 1.0f + (r + r * r * q);
   // The low bits of `shifted` are n: moved to the place of the exponent they multiply by 2^n.
-  const LaneBits bits = (LaneBits)p + ((LaneBits)shifted << 23);
-  return (Lanes)(bits & (LaneBits)(d > kLowest));
+  return (Lanes)((LaneBits)p + ((LaneBits)shifted << 23));
 }
 
-inline Lanes weights_of(Lanes logits, const Softmax &softmax) {
-  const Lanes finite = logits > FLT_MAX ? broadcast(FLT_MAX) : logits;
-  return exp_of_negative((finite - softmax.max) * softmax.scale);
+// Weights, 0 below `lowest`, which is at least softmax.lowest.
+inline Lanes weights_of(Lanes logits, const Softmax &softmax, float lowest) {
+  const Lanes finite = smaller(broadcast(FLT_MAX), logits);
+  const Lanes weights = exp_of_negative((finite - softmax.max) * softmax.scale);
+  return (Lanes)((LaneBits)weights & (LaneBits)(logits >= lowest));
 }
 
 // x: [n], n a multiple of kStep.
@@ -77,13 +84,13 @@ float max_of(const float *x, int n) {
 
 // w[i]: the weight of x[i], 0 below `lowest`. x, w: [n], n a multiple of kStep. Returns the sum.
 float weigh_rows(const float *x, int n, const Softmax &softmax, float lowest, float *w) {
+  lowest = std::max(lowest, softmax.lowest);
   Lanes sums[4] = {};
   for (int i = 0; i < n; i += kStep) {
     for (int j = 0; j < 4; j++) {
-      const Lanes logits = load(x + i + j * kLanes);
-      const LaneBits kept = (LaneBits)weights_of(logits, softmax) & (LaneBits)(logits >= lowest);
-      std::memcpy(w + i + j * kLanes, &kept, sizeof kept);
-      sums[j] += (Lanes)kept;
+      const Lanes weights = weights_of(load(x + i + j * kLanes), softmax, lowest);
+      std::memcpy(w + i + j * kLanes, &weights, sizeof weights);
+      sums[j] += weights;
     }
   }
   const Lanes lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
@@ -103,11 +110,14 @@ bool cut_at(const Array<Candidate> &best, const Softmax &softmax, double target,
 
 }  // namespace
 
+// NaN and -inf are below any `lowest`.
 Softmax::Softmax(float max_logit, float inverse_temperature)
-    : max(std::min(max_logit, FLT_MAX)), scale(std::min(inverse_temperature, FLT_MAX)) {}
+    : max(std::min(max_logit, FLT_MAX)),
+      scale(std::min(inverse_temperature, FLT_MAX)),
+      lowest(std::max(max + kLowest / scale, -FLT_MAX)) {}
 
 float Softmax::weight(float logit) const {
-  return weights_of(broadcast(logit), *this)[0];
+  return weights_of(broadcast(logit), *this, lowest)[0];
 }
 
 Candidate nucleus_of(const Array<Candidate> &best, const Softmax &softmax, double fraction) {
@@ -184,19 +194,23 @@ float LogitScan::threshold(size_t n) {
   return ranked_[n - 1];
 }
 
+void LogitScan::add_candidate(size_t b, int32_t row) {
+  const size_t n = candidates_.size();
+  candidates_.data()[n] = {block(b)[row], static_cast<int32_t>(b) * kBlock + row};
+  candidates_.truncate(n + 1);  // init() reserved n_vocab places
+}
+
 // All rows at or above `lowest` as candidates, in id order; never rows at -inf.
 void LogitScan::gather(float lowest) {
   lowest = std::max(lowest, -FLT_MAX);
-  Candidate *out = candidates_.data();
-  size_t n = 0;
+  candidates_.clear();
   for (size_t b = 0; b < n_blocks_; b++) {
-    if (!(maxima_[b] >= lowest)) continue;
+    if (maxima_[b] < lowest) continue;
     const float *x = block(b);
     for (int32_t i = 0; i < kBlock; i++) {
-      if (x[i] >= lowest) out[n++] = {x[i], static_cast<int32_t>(b) * kBlock + i};
+      if (x[i] >= lowest) add_candidate(b, i);
     }
   }
-  candidates_.truncate(n);  // init() reserved n_vocab places
 }
 
 const Array<Candidate> &LogitScan::top(size_t n) {
@@ -266,15 +280,14 @@ Candidate LogitScan::nucleus(const Softmax &softmax, double target) {
   return wide_nucleus(softmax, target);
 }
 
-// A nucleus of many rows: sums the weights in buckets of 1/16 octave (their exponent and four
+// A nucleus of many rows: sums the weights in buckets of 1/32 octave (their exponent and five
 // mantissa bits) and orders only the rows of the bucket in which the target is reached.
 Candidate LogitScan::wide_nucleus(const Softmax &softmax, double target) {
-  constexpr int kShift = 23 - 4;
-  constexpr size_t kBuckets = (127u << 4) + 1;  // the last holds the weight 1 alone
+  constexpr size_t kBuckets = (127u << 5) + 1;  // the last holds the weight 1 alone
   const auto bucket_of = [](float weight) {
     uint32_t bits;
     std::memcpy(&bits, &weight, sizeof bits);
-    return std::min<size_t>(bits >> kShift, kBuckets - 1);
+    return std::min<size_t>(bits >> (23 - 5), kBuckets - 1);
   };
   double buckets[kBuckets] = {};
   float w[kBlock];
@@ -285,12 +298,13 @@ Candidate LogitScan::wide_nucleus(const Softmax &softmax, double target) {
   size_t bucket = kBuckets - 1;
   while (bucket > 0 && target > buckets[bucket]) target -= buckets[bucket--];
   if (bucket == 0) return kKeepAll;
-  gather(kMinusInf);
-  size_t n = 0;
-  for (const Candidate &row : candidates_) {
-    if (bucket_of(softmax.weight(row.logit)) == bucket) candidates_[n++] = row;
+  candidates_.clear();
+  for (size_t b = 0; b < n_blocks_; b++) {
+    weigh(b, softmax, kKeepAll, w);
+    for (int32_t i = 0; i < kBlock; i++) {
+      if (bucket_of(w[i]) == bucket) add_candidate(b, i);
+    }
   }
-  candidates_.truncate(n);
   std::sort(candidates_.begin(), candidates_.end(), ahead);
   Candidate cut = kKeepAll;
   cut_at(candidates_, softmax, target, &cut);

@@ -29,6 +29,7 @@ constexpr Candidate kKeepAll = {-__builtin_inff(), INT32_MAX};
 struct Softmax {
   float max;
   float scale;
+  float lowest;  // logits below it weigh 0
 
   Softmax(float max_logit, float inverse_temperature);
   float weight(float logit) const;
@@ -72,6 +73,7 @@ class LogitScan {
   float weigh(size_t b, const Softmax &softmax, const Candidate &cut, float *w) const;
   void copy_block(size_t b);
   float threshold(size_t n);
+  void add_candidate(size_t b, int32_t row);
   void gather(float lowest);
   Candidate wide_nucleus(const Softmax &softmax, double target);
 
