@@ -85,7 +85,11 @@ def build_program() -> Path:
 def run_inputs(program: Path, inputs: Sequence[bytes]) -> list[Result]:
     """Opens every input; a process that dies is started again behind the input that killed it."""
     results: list[Result] = []
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1"}
+    environment = {
+        **os.environ,
+        "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
     while len(results) < len(inputs):
         batch = inputs[len(results) : len(results) + BATCH]
         with tempfile.TemporaryFile() as frames:

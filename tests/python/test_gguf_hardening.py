@@ -153,7 +153,7 @@ def damaged(value: Any, kind: Kind) -> dict[str, tuple[Any, Kind] | None]:
 
 @pytest.mark.parametrize("key", ALL_KEYS)
 def test_damaged_keys_are_refused_by_name(program: Path, tmp_path: Path, key: str) -> None:
-    options = {**SMALL, "mtp": True, "list_recurrent": True}
+    options: dict[str, Any] = {**SMALL, "mtp": True, "list_recurrent": True}
     value, kind = tiny_gguf.metadata(tiny_gguf.Options(**options))[key]
     cases = damaged(value, kind)
     files = []
