@@ -10,12 +10,6 @@
 
 namespace q35 {
 
-// A merge rule on its way from text to ids.
-struct PendingMerge {
-  std::string_view left, right;
-  uint64_t left_hash, right_hash;
-};
-
 class StringIndex {
  public:
   // strings must outlive the index and stay where it is; at most 2^31 of them.
@@ -43,7 +37,17 @@ class StringIndex {
   }
   int32_t find(std::string_view text) const { return find(text, hash(text)); }
 
-  void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash >> shift_]); }
+  // A lookup misses the cache at the slot, at the view of the string and at its text. A loop over
+  // many lookups calls these some steps ahead of find(), each after the one before has arrived.
+  void prefetch_slot(uint64_t hash) const { __builtin_prefetch(&slots_[hash >> shift_]); }
+  void prefetch_view(uint64_t hash) const {
+    const int32_t id = id_in(hash >> shift_);
+    if (id >= 0) __builtin_prefetch(&(*strings_)[id]);
+  }
+  void prefetch_text(uint64_t hash) const {
+    const int32_t id = id_in(hash >> shift_);
+    if (id >= 0) __builtin_prefetch((*strings_)[id].data());
+  }
 
   // Multiply-xorshift over 8-byte words.
   static uint64_t hash(std::string_view text) {

@@ -60,8 +60,10 @@ class Tokenizer {
   [[nodiscard]] Status build_merges(const Array<std::string_view> &tokens,
                                     const Array<std::string_view> &merges,
                                     const StringIndex &index);
-  [[nodiscard]] Status add_merge(const Array<std::string_view> &tokens, const StringIndex &index,
-                                 size_t rank, const PendingMerge &rule, int32_t *merged);
+  [[nodiscard]] Status resolve_merge(const Array<std::string_view> &tokens,
+                                     const StringIndex &index, size_t rank, int32_t previous,
+                                     PendingMerge *rule) const;
+  [[nodiscard]] Status add_merge(size_t rank, const PendingMerge &rule);
   bool is_normal(int32_t id) const { return id >= 0 && types_[id] == QWEN35_TOKEN_NORMAL; }
   int32_t longest_special(std::string_view text) const;
   bool find_special(std::string_view text, size_t at, Special *found) const;

@@ -9,6 +9,13 @@
 
 namespace q35 {
 
+// A merge rule on its way from text into the table.
+struct PendingMerge {
+  std::string_view left, right;
+  uint64_t left_hash, right_hash;
+  int32_t left_id, right_id, merged_id;
+};
+
 namespace {
 
 // A text from the file for a message: at most 64 bytes, anything but printable ASCII escaped.
@@ -99,7 +106,7 @@ Status index_tokens(const Array<std::string_view> &tokens, StringIndex *index) {
     }
     if (i < tokens.size()) {
       hashes[i % kAhead] = StringIndex::hash(tokens[i]);
-      index->prefetch(hashes[i % kAhead]);
+      index->prefetch_slot(hashes[i % kAhead]);
     }
   }
   return kOk;
@@ -118,18 +125,16 @@ Status copy_types(const Array<int32_t> &types, Array<uint8_t> *out) {
   return kOk;
 }
 
-Status parse_merge(std::string_view rule, size_t i, const StringIndex &index, PendingMerge *out) {
+Status parse_merge(std::string_view rule, size_t rank, PendingMerge *out) {
   const size_t space = rule.find(' ');
   if (space == std::string_view::npos || rule.find(' ', space + 1) != std::string_view::npos) {
-    return fail(QWEN35_ERROR_MODEL, "merge %zu is not two tokens around one space: %s", i,
+    return fail(QWEN35_ERROR_MODEL, "merge %zu is not two tokens around one space: %s", rank,
                 Quoted(rule).text());
   }
   out->left = rule.substr(0, space);
   out->right = rule.substr(space + 1);
   out->left_hash = StringIndex::hash(out->left);
   out->right_hash = StringIndex::hash(out->right);
-  index.prefetch(out->left_hash);
-  index.prefetch(out->right_hash);
   return kOk;
 }
 
@@ -228,42 +233,63 @@ Status Tokenizer::build_alphabet(const StringIndex &index) {
   return kOk;
 }
 
-// Adds the rule at `rank` to the table. *merged: the result of the rule before, then of this one.
-Status Tokenizer::add_merge(const Array<std::string_view> &tokens, const StringIndex &index,
-                            size_t rank, const PendingMerge &rule, int32_t *merged) {
-  const int32_t left = index.find(rule.left, rule.left_hash);
-  const int32_t right = index.find(rule.right, rule.right_hash);
-  // Ids mostly follow the ranks, so the next token is tried before the index.
-  ++*merged;
-  if (*merged >= size() || !is_concatenation(tokens[*merged], rule.left, rule.right)) {
-    Q35_TRY(find_concatenation(index, rule, merged));
+// Finds the ids of a rule. `previous`: the result of the rule before, whose successor is likely.
+Status Tokenizer::resolve_merge(const Array<std::string_view> &tokens, const StringIndex &index,
+                                size_t rank, int32_t previous, PendingMerge *rule) const {
+  rule->left_id = index.find(rule->left, rule->left_hash);
+  rule->right_id = index.find(rule->right, rule->right_hash);
+  rule->merged_id = previous + 1;
+  if (rule->merged_id >= size() ||
+      !is_concatenation(tokens[rule->merged_id], rule->left, rule->right)) {
+    Q35_TRY(find_concatenation(index, *rule, &rule->merged_id));
   }
-  const char *unknown = !is_normal(left)      ? "left part"
-                        : !is_normal(right)   ? "right part"
-                        : !is_normal(*merged) ? "result"
-                                              : nullptr;
-  if (unknown != nullptr) {
-    return fail(QWEN35_ERROR_MODEL, "merge %zu: the %s is not a normal token: %s + %s", rank,
-                unknown, Quoted(rule.left).text(), Quoted(rule.right).text());
-  }
+  const char *unknown = !is_normal(rule->left_id)     ? "left part"
+                        : !is_normal(rule->right_id)  ? "right part"
+                        : !is_normal(rule->merged_id) ? "result"
+                                                      : nullptr;
+  if (unknown == nullptr) return kOk;
+  return fail(QWEN35_ERROR_MODEL, "merge %zu: the %s is not a normal token: %s + %s", rank, unknown,
+              Quoted(rule->left).text(), Quoted(rule->right).text());
+}
+
+Status Tokenizer::add_merge(size_t rank, const PendingMerge &rule) {
   bool added = false;
-  Q35_TRY(merges_.add(left, right, *merged, &added));
+  Q35_TRY(merges_.add(rule.left_id, rule.right_id, rule.merged_id, &added));
   if (added) return kOk;
   return fail(QWEN35_ERROR_MODEL, "merge %zu repeats an earlier one: %s + %s", rank,
               Quoted(rule.left).text(), Quoted(rule.right).text());
 }
 
+// A pipeline: every kStep rules further back a rule is one stage further, its memory fetched.
 Status Tokenizer::build_merges(const Array<std::string_view> &tokens,
                                const Array<std::string_view> &merges, const StringIndex &index) {
-  constexpr size_t kAhead = 8;  // rules are parsed, and their slots fetched, this much earlier
-  PendingMerge pending[kAhead];
-  int32_t merged = 255;
+  constexpr size_t kStep = 8, kRing = 64;  // kRing > 4 * kStep
+  PendingMerge ring[kRing];
+  int32_t previous = 255;
   Q35_TRY(merges_.reserve(merges.size()));
-  for (size_t i = 0; i < merges.size() + kAhead; i++) {
-    if (i >= kAhead) {
-      Q35_TRY(add_merge(tokens, index, i - kAhead, pending[i % kAhead], &merged));
+  const size_t n = merges.size();
+  for (size_t i = 0; i < n + 4 * kStep; i++) {
+    if (i < n) {
+      PendingMerge &rule = ring[i % kRing];
+      Q35_TRY(parse_merge(merges[i], i, &rule));
+      index.prefetch_slot(rule.left_hash);
+      index.prefetch_slot(rule.right_hash);
     }
-    if (i < merges.size()) Q35_TRY(parse_merge(merges[i], i, index, &pending[i % kAhead]));
+    if (const size_t rank = i - kStep; rank < n) {
+      index.prefetch_view(ring[rank % kRing].left_hash);
+      index.prefetch_view(ring[rank % kRing].right_hash);
+    }
+    if (const size_t rank = i - 2 * kStep; rank < n) {
+      index.prefetch_text(ring[rank % kRing].left_hash);
+      index.prefetch_text(ring[rank % kRing].right_hash);
+    }
+    if (const size_t rank = i - 3 * kStep; rank < n) {
+      PendingMerge &rule = ring[rank % kRing];
+      Q35_TRY(resolve_merge(tokens, index, rank, previous, &rule));
+      merges_.prefetch(rule.left_id, rule.right_id);
+      previous = rule.merged_id;
+    }
+    if (const size_t rank = i - 4 * kStep; rank < n) Q35_TRY(add_merge(rank, ring[rank % kRing]));
   }
   Q35_TRY(pair_ranks_.resize(256 * 256));
   for (int i = 0; i < 256 * 256; i++) {

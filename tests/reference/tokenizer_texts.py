@@ -6,7 +6,6 @@ import random
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from qwen_vocab import SPECIAL_TOKENS
 
@@ -124,12 +123,14 @@ class TextSource:
         return self.random.choice(CODE).encode()
 
     def _run(self) -> bytes:
-        piece = self.random.choice([*"aAz =-_*.\n\t0é的가", "\u0301", "ab", "😀", " \n", "\r\n"])
+        pieces = [*"aAz =-_*.\n\t0é的가😀\u0301", "ab", " \n", "\r\n"]
+        piece: str = self.random.choice(pieces)
         count: int = self.random.choice([2, 3, 7, 30, 64, 65, 66, 200])
         return piece.encode() * count
 
     def _special(self) -> bytes:
-        return self.random.choice(SPECIAL_TOKENS).encode()
+        token: str = self.random.choice(SPECIAL_TOKENS)
+        return token.encode()
 
     def _almost_special(self) -> bytes:
         token = self.random.choice(SPECIAL_TOKENS)
@@ -162,10 +163,3 @@ def english_text(size: int, seed: int = 1) -> str:
         sentences.append(" ".join(words).capitalize() + source.choice([".", ".", "?", "!"]))
         length += len(sentences[-1]) + 1
     return " ".join(sentences)
-
-
-def repository_text() -> str:
-    """Real prose and code: the text files of this repository."""
-    root = Path(__file__).resolve().parents[2]
-    files = sorted(p for kind in ("*.md", "*.cpp", "*.h", "*.py") for p in root.rglob(kind))
-    return "\n".join(p.read_text(encoding="utf-8") for p in files if "build" not in p.parts)

@@ -227,6 +227,91 @@ void check_refusals() {
   CHECK(build_error(with(huge.c_str(), normal, nullptr), "\\x01\"...") == model);
 }
 
+// ---- random vocabularies and texts --------------------------------------------------------------
+
+// xorshift64: the same sequence everywhere.
+struct Random {
+  uint64_t state = 0x9e3779b97f4a7c15u;
+  size_t below(size_t n) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return static_cast<size_t>(state >> 16) % n;
+  }
+};
+
+std::string random_bytes(Random *random, size_t most) {
+  static const char *const parts[] = {"a",   "b",        "ab",           " ",           "\n",
+                                      "<t>", "<",        "'s",           "1",           "\xcc\x81",
+                                      "e",   "\xcc\xa3", "\xe1\x84\x80", "\xe1\x85\xa1"};
+  std::string text;
+  for (size_t n = random->below(most); n > 0; n--) {
+    if (random->below(4) == 0) {
+      text += static_cast<char>(random->below(256));
+    } else {
+      text += parts[random->below(sizeof parts / sizeof parts[0])];
+    }
+  }
+  return text;
+}
+
+void mutate(Random *random, Vocabulary *v) {
+  const auto any = [random](std::vector<std::string> *list) -> std::string & {
+    return (*list)[random->below(list->size())];
+  };
+  std::string &target = random->below(3) == 0 ? any(&v->tokens) : any(&v->merges);
+  if (target.empty()) return;
+  switch (random->below(5)) {
+    case 0:
+      target[random->below(target.size())] = static_cast<char>(random->below(256));
+      break;
+    case 1:
+      target.resize(random->below(target.size() + 1));
+      break;
+    case 2:
+      target += random_bytes(random, 100);
+      break;
+    case 3:
+      v->types[random->below(v->types.size())] = static_cast<int32_t>(random->below(8)) - 1;
+      break;
+    default:
+      std::swap(target, any(&v->merges));
+  }
+}
+
+// Whatever the vocabulary, ids are valid and stand for the repaired text in NFC. What stands
+// between special tokens is normalised by itself, so then only up to NFC of the whole.
+void check_round_trip(const Tokenizer &t, std::string_view text, bool special) {
+  std::string joined;
+  for (const int32_t id : ids(t, text, special)) {
+    CHECK(id >= 0 && id < t.size() && t.type(id) != TokenType::Unused);
+    joined += t.bytes(id);
+  }
+  CHECK(special ? nfc(joined) == nfc(repaired(text)) : joined == nfc(repaired(text)));
+}
+
+void check_random() {
+  Vocabulary base = bytes_only();
+  for (const char *token : {"ab", "aab", "abab", "\xc3\x8c\xc2\xa3"}) base.add(token);
+  base.add("<t>", QWEN35_TOKEN_CONTROL);
+  base.add("<t><t>", QWEN35_TOKEN_USER_DEFINED);
+  base.add("[PAD]", QWEN35_TOKEN_UNUSED);
+  base.merges = {"a b", "ab ab", "a ab"};
+  Random random;
+  int built = 0;
+  for (int round = 0; round < 4000; round++) {
+    Vocabulary v = base;
+    for (size_t n = random.below(3); n > 0; n--) mutate(&random, &v);
+    Tokenizer t;
+    if (v.build(&t) != kOk) continue;
+    built++;
+    const std::string text = random_bytes(&random, 60);
+    check_round_trip(t, text, false);
+    check_round_trip(t, text, true);
+  }
+  CHECK(built > 1000);
+}
+
 // ---- the filter --------------------------------------------------------------------------------
 
 bool read_bytes(FILE *file, void *out, size_t n) {
@@ -292,6 +377,7 @@ int main(int argc, char **argv) {
   check_merging();
   check_limits();
   check_refusals();
+  check_random();
   if (g_failures == 0) std::printf("tokenizer: all checks passed\n");
   return g_failures == 0 ? 0 : 1;
 }
