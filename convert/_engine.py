@@ -31,14 +31,14 @@ def encode(kind: TensorType, values: Floats, importance: Floats | None = None) -
     importance: [cols] weights >= 0 of the columns, used by the block formats only.
     """
     rows, cols = values.shape
+    values = np.ascontiguousarray(values, np.float32)
     if kind is TensorType.F32:
-        return np.ascontiguousarray(values, "<f4").view(np.uint8)
+        return values.astype("<f4", copy=False).view(np.uint8)
     if kind is TensorType.F16:
         with np.errstate(over="ignore"):
             return values.astype("<f2").view(np.uint8)
     if kind is TensorType.BF16:
         return _round_bf16(values).view(np.uint8)
-    source = np.ascontiguousarray(values, np.float32)
     out = np.empty((rows, row_bytes(kind, cols)), np.uint8)
     weight = native.ffi.NULL
     if importance is not None:
@@ -47,7 +47,7 @@ def encode(kind: TensorType, values: Floats, importance: Floats | None = None) -
     native.check(
         native.lib.qwen35_quantize(
             int(kind),
-            native.ffi.from_buffer("float[]", source),
+            native.ffi.from_buffer("float[]", values),
             rows,
             cols,
             weight,
@@ -59,7 +59,7 @@ def encode(kind: TensorType, values: Floats, importance: Floats | None = None) -
 
 def _round_bf16(values: Floats) -> NDArray[np.uint16]:
     """The upper halves, rounded to nearest even. Values are finite, so none becomes NaN."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
