@@ -35,6 +35,7 @@ void qwen35_sampling_defaults(qwen35_sampling_params *params) {
   params->top_k = 20;
   params->top_p = 0.95f;
   params->repetition_penalty = 1.0f;
+  params->n_logprobs = -1;
 }
 
 Status qwen35_sampler_create(const qwen35_model *model, const qwen35_sampling_params *params,

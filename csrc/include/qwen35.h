@@ -208,7 +208,7 @@ typedef struct qwen35_sampling_params {
   float repetition_penalty; /* 1: off; divides positive, multiplies negative logits, prompt included
                              */
   uint64_t seed;
-  int32_t n_logprobs;         /* alternatives to report with each token, 0..20 */
+  int32_t n_logprobs;         /* alternatives to report with each token, 0..20; -1: no logprobs */
   const int32_t *bias_tokens; /* [n_bias] or NULL */
   const float *bias_values;   /* [n_bias] added to the logits */
   size_t n_bias;

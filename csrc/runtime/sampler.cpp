@@ -42,9 +42,9 @@ Status check_params(const qwen35_sampling_params &p) {
   Q35_TRY(check_range("frequency_penalty", p.frequency_penalty, -2.0f, 2.0f, "-2 to 2 (0: off)"));
   Q35_TRY(check_range("repetition_penalty", p.repetition_penalty, FLT_MIN, FLT_MAX,
                       "a finite number > 0 (1: off)"));
-  if (p.n_logprobs < 0 || p.n_logprobs > kMaxLogprobs) {
-    return fail(QWEN35_ERROR_ARGUMENT, "n_logprobs is %d: expected 0 to %d", p.n_logprobs,
-                kMaxLogprobs);
+  if (p.n_logprobs < -1 || p.n_logprobs > kMaxLogprobs) {
+    return fail(QWEN35_ERROR_ARGUMENT, "n_logprobs is %d: expected 0 to %d, or -1 (off)",
+                p.n_logprobs, kMaxLogprobs);
   }
   if (p.n_bias != 0 && (p.bias_tokens == nullptr || p.bias_values == nullptr)) {
     return fail(QWEN35_ERROR_ARGUMENT, "n_bias is %zu but %s is NULL", p.n_bias,
@@ -150,12 +150,12 @@ Status Sampler::sample(const float *logits, qwen35_sample *out) {
     return fail(QWEN35_ERROR_INTERNAL, "cannot sample: all %d logits are NaN or -inf", n_vocab_);
   }
   const Softmax raw(raw_max, 1.0f);
-  const bool wants_logprobs = params_.n_logprobs > 0;
+  const bool wants_logprobs = params_.n_logprobs >= 0;
   const double log_mass = wants_logprobs ? std::log(scan_.mass(raw, kKeepAll)) : 0.0;
   for (const int32_t id : banned_) scan_.set(id, -INFINITY);
   scan_.refresh();
   qwen35_sample sample = {};
-  if (wants_logprobs) report_top(raw, log_mass, &sample);
+  if (params_.n_logprobs > 0) report_top(raw, log_mass, &sample);
   adjust();
   if (scan_.max() == -INFINITY) {
     return fail(QWEN35_ERROR_ARGUMENT,

@@ -39,8 +39,8 @@ class Sampler {
   // after a failure the sampler is as before. Never allocates.
   //
   // Log-probabilities are those of the log-softmax of `logits` as given, over every row of the
-  // vocabulary: no bias, penalty, temperature or cut. They are computed when n_logprobs > 0;
-  // otherwise out->logprob is NaN.
+  // vocabulary: no bias, penalty, temperature or cut. With n_logprobs -1 they are not computed and
+  // out->logprob is NaN: that saves a pass over the vocabulary.
   [[nodiscard]] Status sample(const float *logits, qwen35_sample *out);
 
  private:

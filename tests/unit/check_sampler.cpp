@@ -34,6 +34,7 @@ qwen35_sampling_params neutral() {
   p.top_p = 1.0f;
   p.repetition_penalty = 1.0f;
   p.seed = 42;
+  p.n_logprobs = -1;
   return p;
 }
 
@@ -371,12 +372,13 @@ void check_odd_logits() {
   }
   logits[800] = INFINITY;
   p = neutral();
-  p.n_logprobs = 1;
+  p.n_logprobs = 0;
   Sampler infinite;
   init(&infinite, logits.size(), p);
   expect(draw(&infinite, logits).token == 800, "+inf wins");
   expect_near("logprob of +inf", draw(&infinite, logits).logprob, 0.0, 0.0);
-  p.n_logprobs = 0;
+  expect(draw(&infinite, logits).n_top == 0, "no alternatives");
+  p.n_logprobs = -1;
   p.temperature = 0.0f;
   Sampler greedy;
   init(&greedy, 4, p, {0});
@@ -422,7 +424,7 @@ void check_parameters() {
   p = neutral();
   p.struct_size = 8;
   check_refused(p, "struct_size is 8");
-  for (const int32_t n : {-1, 21}) {
+  for (const int32_t n : {-2, 21}) {
     p = neutral();
     p.n_logprobs = n;
     check_refused(p, "n_logprobs");
