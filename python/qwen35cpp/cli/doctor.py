@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import platform
 import struct
@@ -27,8 +26,6 @@ _LARGE_CACHE = (32_768, 52_690_944)  # 4B, 9B
 _CONTEXT = 8192  # tokens in the estimate
 _WORKING = 200_000_000  # interpreter, vocabulary and scratch of a 512-token batch
 
-_EXTRAS = {"convert": ("gguf", "safetensors"), "reference": ("torch", "transformers")}
-
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Adds the command."""
@@ -49,10 +46,6 @@ def run(args: argparse.Namespace) -> int:
         "memory": {"total": total, "available": available},
         "models": {
             size: {kind: _need(size, kind) for kind in kinds} for size, kinds in _WEIGHTS.items()
-        },
-        "extras": {
-            name: all(importlib.util.find_spec(module) for module in modules)
-            for name, modules in _EXTRAS.items()
         },
     }
     if args.json:
@@ -103,9 +96,6 @@ def _print(report: dict[str, Any]) -> None:
     print(f"cores     {cpu.get('cores', '?')} physical, {report['usable_cores']} usable")
     total, available = report["memory"]["total"], report["memory"]["available"]
     print(f"memory    {human_bytes(available)} available of {human_bytes(total)}")
-    for name, present in report["extras"].items():
-        note = "installed" if present else f'pip install "qwen35cpp[{name}]"'
-        print(f"extra     {name}: {note}")
     print(f"\nmemory for a model with {_CONTEXT} tokens of context (+ fits now, - does not):\n")
     for size, kinds in report["models"].items():
         cells = [

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from typing import Any
 
-from ..errors import MissingExtra
 from ._common import Commands, Progress, print_json
 
 _PROBLEMS = 1  # the exit code of `verify` when it finds any
@@ -53,18 +51,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tools() -> Any:
-    try:
-        return importlib.import_module("qwen35cpp.convert")
-    except ImportError as error:
-        hint = 'pip install "qwen35cpp[convert]"'
-        raise MissingExtra(f"this command needs the package {error.name}", hint=hint) from error
-
-
 def run_convert(args: argparse.Namespace) -> int:
     """Converts a checkpoint."""
+    from ..convert import convert
+
     progress = Progress("converting", quiet=args.quiet)
-    result = _tools().convert(
+    result = convert(
         args.source,
         args.output,
         args.type,
@@ -77,8 +69,10 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def run_quantize(args: argparse.Namespace) -> int:
     """Requantises a file."""
+    from ..convert import quantize
+
     progress = Progress("quantising", quiet=args.quiet)
-    result = _tools().quantize(
+    result = quantize(
         args.source,
         args.output,
         args.type,
@@ -101,7 +95,9 @@ def _written(args: argparse.Namespace, progress: Progress, result: Any) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Lists the problems of a file; fails when there are any."""
-    problems = [str(problem) for problem in _tools().verify(args.source)]
+    from ..convert import verify
+
+    problems = verify(args.source)
     if args.json:
         print_json({"file": args.source, "problems": problems})
     else:
