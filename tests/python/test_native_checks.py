@@ -13,6 +13,6 @@ PROGRAMS = [
 ]
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [source.stem for source in SOURCES])
 def test_native_check(run_check: Callable[..., str], program: str) -> None:
     run_check(program)
