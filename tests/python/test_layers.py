@@ -19,8 +19,8 @@ BELOW = {
     "kernels": {"base", "quant"},
     "backend": {"base", "quant", "kernels"},
     "model": {"base", "quant", "gguf", "tokenizer", "backend"},
-    "runtime": {"base", "quant", "gguf", "tokenizer", "backend", "model"},
-    "api": {"base", "quant", "gguf", "tokenizer", "backend", "model", "runtime"},
+    "runtime": {"base", "quant", "gguf", "tokenizer", "kernels", "backend", "model"},
+    "api": {"base", "quant", "gguf", "tokenizer", "kernels", "backend", "model", "runtime"},
 }
 # What the weights are, as plain data: the backend reads them, whoever loaded them.
 DATA_HEADERS = {"backend": {"model/config.h", "model/weights.h"}}

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-PROGRAMS = [
-    p.stem for folder in ("kernels", "unit") for p in sorted((TESTS / folder).glob("*.cpp"))
-]
+SOURCES = sorted((TESTS / "kernels").glob("*.cpp")) + sorted((TESTS / "unit").glob("*.cpp"))
 
 
 @pytest.mark.parametrize("program", [source.stem for source in SOURCES])
