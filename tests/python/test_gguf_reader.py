@@ -227,14 +227,15 @@ def test_shards_of_different_models(tmp_path: Path, shards: list[Path]) -> None:
 def test_what_is_no_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.gguf"
     os.mkfifo(pipe)
-    for path, word in [
+    cases: list[tuple[str | Path, str]] = [
         (tmp_path, "directory"),
         (pipe, "not a regular file"),
         ("/dev/null", "not a regular file"),
         (tmp_path / "absent.gguf", "No such file"),
         ("", "No such file"),
         (tmp_path / ("x" * 300), "File name too long"),
-    ]:
+    ]
+    for path, word in cases:
         status, message = refusal(path)
         assert status == lib.QWEN35_ERROR_IO
         assert word in message
@@ -257,7 +258,7 @@ def test_a_header_longer_than_the_first_read(tmp_path: Path) -> None:
     """The header is read in pieces of 16 MiB and more; a piece may end inside any field."""
     big = ["x" * 1000] * 40_000
     model = tiny_gguf.build(tmp_path / "m.gguf", **SHAPE, metadata={"test.big": (big, Kind.ARRAY)})
-    assert model.path.stat().st_size > 40 << 20
+    assert model.path.stat().st_size > 32 << 20
     with opened(model.path) as file:
         assert file.values()["test.big"][2] == 40_000
         assert len(file.tensors()) == len(model.tensors)
