@@ -12,12 +12,17 @@ import struct
 import subprocess
 import unicodedata
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gguf import GGUFValueType as Kind
 from tokenizers import Tokenizer
 
 import qwen_vocab
+import tiny_gguf
+from qwen35cpp._native import check, ffi, lib
 from qwen_vocab import CONTROL, USER_DEFINED, QwenVocab
 from tokenizer_texts import TextSource, english_text
 
@@ -217,3 +222,69 @@ def test_rank_decides_not_the_id(
     pair = make_pair(QwenVocab(tokens, [1] * len(tokens), order), "-".join(order))
     assert pair.native.encode([text.encode()], True) == [[tokens.index(t) for t in expected]]
     pair.compare([(text * n).encode() for n in range(1, 60)])
+
+
+# ---- through the C API ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model file with the real vocabulary, opened without its weights."""
+    vocab = qwen_vocab.load()
+    path = tmp_path_factory.mktemp("model") / "vocabulary.gguf"
+    metadata = {
+        "tokenizer.ggml.tokens": (vocab.tokens, Kind.ARRAY),
+        "tokenizer.ggml.token_type": (vocab.types, Kind.ARRAY),
+        "tokenizer.ggml.merges": (vocab.merges, Kind.ARRAY),
+        "tokenizer.ggml.eos_token_id": (vocab.id_of("<|im_end|>"), Kind.UINT32),
+        "tokenizer.ggml.padding_token_id": (vocab.id_of("<|endoftext|>"), Kind.UINT32),
+    }
+    shape = {"n_vocab": len(vocab.tokens), "n_embd": 32, "types": {"token_embd": "F16"}}
+    tiny_gguf.build(path, metadata=metadata, **shape)
+    params = ffi.new("qwen35_model_params *")
+    params.struct_size = ffi.sizeof("qwen35_model_params")
+    params.vocab_only = 1
+    out = ffi.new("qwen35_model **")
+    check(lib.qwen35_model_open(str(path).encode(), params, out))
+    return ffi.gc(out[0], lib.qwen35_model_close)
+
+
+def api_encode(model: Any, text: bytes, special: bool) -> Ids:
+    flags = lib.QWEN35_TOKENIZE_SPECIAL if special else 0
+    needed = ffi.new("size_t *")
+    check(lib.qwen35_tokenize(model, text, len(text), flags, ffi.NULL, 0, needed))
+    ids = ffi.new("int32_t[]", max(1, needed[0]))
+    check(lib.qwen35_tokenize(model, text, len(text), flags, ids, needed[0], needed))
+    return list(ids[0 : needed[0]])
+
+
+def api_bytes(model: Any, token: int) -> bytes:
+    start, length = ffi.new("char **"), ffi.new("size_t *")
+    check(lib.qwen35_token_bytes(model, token, start, length, ffi.NULL))
+    return bytes(ffi.buffer(start[0], length[0]))
+
+
+def test_api_gives_the_same_ids(qwen: Pair, model: Any) -> None:
+    texts = list(TextSource(SEED + 1).texts(5000))
+    for special in (True, False):
+        found = [api_encode(model, text, special) for text in texts]
+        assert found == qwen.reference.encode(texts, special)
+
+
+def test_api_gives_the_bytes_of_every_token(model: Any) -> None:
+    vocab = qwen_vocab.load()
+    byte_of = {char: bytes([b]) for b, char in enumerate(qwen_vocab.BYTE_ALPHABET)}
+    for token, (text, kind) in enumerate(zip(vocab.tokens, vocab.types, strict=True)):
+        if kind == qwen_vocab.NORMAL:
+            expected = b"".join(byte_of[char] for char in text)
+        else:
+            expected = b"" if kind == qwen_vocab.UNUSED else text.encode()
+        assert api_bytes(model, token) == expected
+
+
+def test_api_tokenizes_on_several_threads(model: Any) -> None:
+    texts = list(TextSource(SEED + 2).texts(2000))
+    expected = [api_encode(model, text, True) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            assert list(pool.map(lambda text: api_encode(model, text, True), texts)) == expected
