@@ -44,8 +44,8 @@ def test_a_text_longer_than_a_batch_is_embedded_whole(tiny_path: str) -> None:
     text = "word " * 300
     with Llama(tiny_path, n_batch=64) as small, Llama(tiny_path, n_batch=2048) as large:
         for pooling in ("mean", "last"):
-            one = small.embed(text, pooling=pooling)  # type: ignore[arg-type]
-            two = large.embed(text, pooling=pooling)  # type: ignore[arg-type]
+            one = small.embed(text, pooling=pooling)
+            two = large.embed(text, pooling=pooling)
             assert float((one * two).sum()) == pytest.approx(1, abs=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ PROMPT = "Hello world, this is a test of the new engine."
 
 def sampled(llama: Llama, seed: int, **options: object) -> Text:
     options = {"max_tokens": 24, "ignore_eos": True, "seed": seed, **options}
-    return llama.generate(PROMPT, **options)  # type: ignore[arg-type, no-any-return, call-overload]
+    return llama.generate(PROMPT, **options)  # type: ignore[no-any-return, call-overload]
 
 
 # ---- text and streams ---------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def test_logit_bias_forces_and_forbids(llama: Llama) -> None:
 @pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
 def test_penalties_lower_the_logits_of_generated_tokens(llama: Llama, name: str) -> None:
     options = {"presence_penalty": 0.0, name: 2.0}
-    text = llama.generate(PROMPT, max_tokens=24, temperature=0, ignore_eos=True, **options)  # type: ignore[arg-type, call-overload]
+    text = llama.generate(PROMPT, max_tokens=24, temperature=0, ignore_eos=True, **options)  # type: ignore[call-overload]
     llama.reset()
     used = [t for t in range(llama.n_vocab()) if llama.detokenize([t], special=True)]
     logits = llama.eval(llama.tokenize(PROMPT))
@@ -137,22 +138,12 @@ def test_penalties_lower_the_logits_of_generated_tokens(llama: Llama, name: str)
         logits = llama.eval([token])
 
 
-def test_settings_start_from_the_model_card() -> None:
-    from dataclasses import replace
-
-    with_size = {}
-    from qwen35cpp import ModelInfo
-
-    blank = ModelInfo(**{
-        name: 0 if kind == "int" else False if kind == "bool" else "F32"
-        for name, kind in ModelInfo.__annotations__.items()
-    })  # fmt: skip
-    for n_embd in (1024, 2048, 2560, 4096):
-        with_size[n_embd] = recommended(replace(blank, n_embd=n_embd))
-    assert with_size[1024] == with_size[2048] == Sampling(presence_penalty=2.0)
-    assert with_size[2560] == with_size[4096]
-    assert with_size[4096] == Sampling(temperature=0.7, top_p=0.8, presence_penalty=1.5)
-    assert recommended(blank, thinking=True).top_p == 0.95
+def test_settings_start_from_the_model_card(llama: Llama) -> None:
+    sizes = {n: recommended(replace(llama.info, n_embd=n)) for n in (1024, 2048, 2560, 4096)}
+    assert sizes[1024] == sizes[2048] == Sampling(presence_penalty=2.0)
+    assert sizes[2560] == sizes[4096]
+    assert sizes[4096] == Sampling(temperature=0.7, top_p=0.8, presence_penalty=1.5)
+    assert recommended(llama.info, thinking=True).top_p == 0.95
     assert Sampling().updated(top_k=None, temperature=0.0) == Sampling(temperature=0.0)
 
 
