@@ -8,6 +8,7 @@ against the others, before any size is computed from it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class VisionConfig:
     @property
     def grid(self) -> int:
         """Side of the square grid of learned positions."""
-        return round(self.positions**0.5)
+        return math.isqrt(self.positions)
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,15 @@ class _Section:
         self.where = where
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        value = self.values.get(key)
+        value: Any = self.values.get(key)
         if value is None and default is not None:
             return default
         if type(value) is not int or not low <= value <= high:
             raise self.wrong(key, f"an integer in {low}..{high}", value)
-        return value
+        return int(value)
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        value = self.values.get(key)
+        value: Any = self.values.get(key)
         if value is None and default is not None:
             return default
         if type(value) not in (int, float) or not low <= value <= high:

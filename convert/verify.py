@@ -50,7 +50,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
 def _digest(file: GgufFile, tensor: GgufTensor) -> str:
     state = hashlib.new(HASH_ALGORITHM)
     for offset in range(0, tensor.bytes, _CHUNK):
-        state.update(file.read(tensor, offset, min(_CHUNK, tensor.bytes - offset)))
+        state.update(file.read(tensor, offset, min(_CHUNK, tensor.bytes - offset)).data)
     return state.hexdigest()
 
 

@@ -9,16 +9,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from collections.abc import Callable
 from pathlib import Path
 
-import checkpoints
 import pytest
 from qwen35cpp.convert import convert
+
+import checkpoints
 
 Converted = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
-    """converted(type, **options of checkpoints.build): the path of the converted file."""
+    """Call with a type and options of checkpoints.build(): the path of the converted file."""
     folder = tmp_path_factory.mktemp("converted")
     made: dict[str, Path] = {}
 

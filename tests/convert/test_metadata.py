@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import gguf
 import pytest
-import qwen_vocab
 from qwen35cpp.convert import CheckpointError, convert, info
 from qwen35cpp.convert.writer import HASH_KEYS
+
+import checkpoints
+import qwen_vocab
 
 EXPECTED = {
     "general.architecture": "qwen35",
@@ -52,14 +54,14 @@ def values_of(path: Path) -> dict[str, Any]:
     return {key: field.contents() for key, field in fields.items() if not key.startswith("GGUF.")}
 
 
-def test_key_set(converted):
+def test_key_set(converted: Callable[..., Path]) -> None:
     values = values_of(converted("f32", r=2))
     more = {"general.name", "general.size_label", "tokenizer.chat_template"}
     assert values.keys() == EXPECTED.keys() | TOKENIZER_ARRAYS | TOKEN_IDS | more | set(HASH_KEYS)
     assert {key: values[key] for key in EXPECTED} == EXPECTED
 
 
-def test_without_mtp(tmp_path):
+def test_without_mtp(tmp_path: Path) -> None:
     out = tmp_path / "model.gguf"
     result = convert(checkpoints.build(), out, "f32", vision="none", mtp=False)
     values = values_of(out)
@@ -69,24 +71,24 @@ def test_without_mtp(tmp_path):
     assert not any(".nextn." in tensor.name for tensor in info(out).tensors)
 
 
-def test_checkpoint_without_mtp(tmp_path):
+def test_checkpoint_without_mtp(tmp_path: Path) -> None:
     """What transformers saves after fine-tuning: the prediction block is gone."""
     result = convert(checkpoints.build(mtp=False), tmp_path / "model.gguf", "f32")
     assert not result.mtp
 
 
-@pytest.mark.parametrize(
-    ("type_name", "number"),
-    [("f32", 0), ("f16", 1), ("q4_0", 2), ("q8_0", 7), ("q4_k_m", 15), ("q5_k_m", 17), ("q6_k", 18)]
-    + [("iq4_xs", 30), ("bf16", 32)],
-)
-def test_file_type_numbers(converted, type_name, number):
+NUMBERS = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
+NUMBERS |= {"iq4_xs": 30, "bf16": 32}
+
+
+@pytest.mark.parametrize(("type_name", "number"), NUMBERS.items())
+def test_file_type_numbers(converted: Callable[..., Path], type_name: str, number: int) -> None:
     path = converted(type_name, r=2, tied=False)
     assert values_of(path)["general.file_type"] == number
     assert info(path).file_type == type_name.upper()
 
 
-def test_tokenizer(converted):
+def test_tokenizer(converted: Callable[..., Path]) -> None:
     vocab = qwen_vocab.small(1024, 1088)
     values = values_of(converted("f32"))
     assert values["tokenizer.ggml.tokens"] == vocab.tokens
@@ -98,7 +100,9 @@ def test_tokenizer(converted):
     assert values["tokenizer.chat_template"] == template
 
 
-def test_vocab_and_merges_files_give_the_same(tmp_path, converted):
+def test_vocab_and_merges_files_give_the_same(
+    tmp_path: Path, converted: Callable[..., Path]
+) -> None:
     """The older pair of files instead of tokenizer.json, the template in tokenizer_config.json."""
     source = tmp_path / "hf"
     shutil.copytree(checkpoints.build(), source)
@@ -118,7 +122,7 @@ def test_vocab_and_merges_files_give_the_same(tmp_path, converted):
     assert {key: found[key] for key in keys} == {key: expected[key] for key in keys}
 
 
-def test_mmproj_keys(converted):
+def test_mmproj_keys(converted: Callable[..., Path]) -> None:
     path = converted("q8_0", r=2, tied=False)
     values = values_of(path.with_name(f"mmproj-{path.name}"))
     expected = {
@@ -144,7 +148,7 @@ def test_mmproj_keys(converted):
     assert {key: values.get(key) for key in expected} == expected
 
 
-def test_embedded_vision(tmp_path):
+def test_embedded_vision(tmp_path: Path) -> None:
     result = convert(checkpoints.build(), tmp_path / "one.gguf", "q8_0", vision="embed")
     content = info(tmp_path / "one.gguf")
     assert result.paths == [tmp_path / "one.gguf"]
@@ -179,7 +183,7 @@ TOKENIZER_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", TOKENIZER_FAULTS)
-def test_other_tokenizers_are_refused(tmp_path, fault):
+def test_other_tokenizers_are_refused(tmp_path: Path, fault: str) -> None:
     change, message = TOKENIZER_FAULTS[fault]
     shutil.copytree(checkpoints.build(), tmp_path / "hf")
     edit_tokenizer(tmp_path / "hf", change)

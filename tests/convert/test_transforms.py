@@ -1,4 +1,4 @@
-"""Every tensor of a converted file against the checkpoint, with transforms written here a second time.
+"""Every tensor of a converted file against the checkpoint, transforms written a second time.
 
 The files are read with the `gguf` package and the checkpoints with `safetensors`, so nothing of the
 converter's own reading code takes part.
@@ -6,15 +6,17 @@ converter's own reading code takes part.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import checkpoints
 import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from qwen35cpp.convert.tensor_map import decay_rate
 from safetensors import safe_open
+
+import checkpoints
 
 Array = NDArray[np.float32]
 HIDDEN, LAYERS, K_HEADS, DIM = 256, 4, 2, 128
@@ -124,7 +126,9 @@ def expected_tensors(hf: dict[str, Array], prefix: str, r: int, tied: bool) -> d
         (2, False, True, "bfloat16", 2),
     ],
 )
-def test_every_tensor(converted, r, tied, causal_lm, dtype, shards):
+def test_every_tensor(
+    converted: Callable[..., Path], r: int, tied: bool, causal_lm: bool, dtype: str, shards: int
+) -> None:
     options = {
         "r": r,
         "tied": tied,
@@ -145,7 +149,7 @@ def test_every_tensor(converted, r, tied, causal_lm, dtype, shards):
             np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def test_head_order_matters():
+def test_head_order_matters() -> None:
     """The expectation above can tell the two orders apart."""
     values = np.arange(6 * DIM, dtype=np.float32)[:, None]
     assert not np.array_equal(ungrouped(values, 3, DIM), values)
@@ -154,13 +158,13 @@ def test_head_order_matters():
     assert ungrouped(values, 3, DIM)[DIM, 0] == 3 * DIM
 
 
-def test_decay_rate_is_correctly_rounded():
+def test_decay_rate_is_correctly_rounded() -> None:
     logs = np.linspace(-8, 4, 1001, dtype=np.float32)
     exact = [-float(np.exp(np.longdouble(value))) for value in logs]
     np.testing.assert_array_equal(decay_rate(logs), np.array(exact, np.float32))
 
 
-def test_vision_tower(converted):
+def test_vision_tower(converted: Callable[..., Path]) -> None:
     source = checkpoints.build()
     hf = source_tensors(source)
     text = converted("f32")
@@ -191,7 +195,7 @@ def test_vision_tower(converted):
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def test_sharding_changes_nothing(converted):
+def test_sharding_changes_nothing(converted: Callable[..., Path]) -> None:
     one, three = converted("bf16", dtype="bfloat16"), converted("bf16", dtype="bfloat16", shards=3)
     found, expected = file_tensors(three), file_tensors(one)
     assert found.keys() == expected.keys()
@@ -199,7 +203,7 @@ def test_sharding_changes_nothing(converted):
 
 
 @pytest.mark.parametrize("type_name", ["bf16", "f16"])
-def test_half_types_round_to_nearest_even(converted, type_name):
+def test_half_types_round_to_nearest_even(converted: Callable[..., Path], type_name: str) -> None:
     import torch
 
     dtype = torch.bfloat16 if type_name == "bf16" else torch.float16
@@ -211,11 +215,18 @@ def test_half_types_round_to_nearest_even(converted, type_name):
 
 # Largest error of a value relative to the largest value of its row block, from the step sizes:
 # 8 bits 1/254, 6 bits 1/63 over a signed range, 5 and 4 bits over groups with 6-bit scales.
-TOLERANCE = {"q8_0": 0.005, "q6_k": 0.04, "q5_k_m": 0.08, "q4_k_m": 0.16, "q4_0": 0.16, "iq4_xs": 0.2}
+TOLERANCE = {
+    "q8_0": 0.005,
+    "q6_k": 0.04,
+    "q5_k_m": 0.08,
+    "q4_k_m": 0.16,
+    "q4_0": 0.16,
+    "iq4_xs": 0.2,
+}
 
 
 @pytest.mark.parametrize("type_name", list(TOLERANCE))
-def test_quantised_values_are_close(converted, type_name):
+def test_quantised_values_are_close(converted: Callable[..., Path], type_name: str) -> None:
     exact = file_tensors(converted("f32", r=2, tied=False))
     quantised = file_tensors(converted(type_name, r=2, tied=False))
     assert quantised.keys() == exact.keys()

@@ -4,7 +4,8 @@
         ids = peer.greedy([1, 2, 3], 16)
         steps = peer.greedy_steps([1, 2, 3], 16, n_top=5)   # steps[i].id, .logprob, .top
 
-Prompts are token ids and go to the model as they are: no template, no BOS. Tokens that are only a
+Prompts are token ids and go to the model as they are: no template, no BOS (with a projector loaded
+llama.cpp takes text only). Tokens that are only a
 part of a UTF-8 character have no id in the server's answer: RuntimeError, so compare on models that
 do not choose them (checkpoints.py builds such). Sampling is greedy and
 penalties are off. KV is F16 unless `kv_type` says otherwise. The wheel is a test extra only.
@@ -22,6 +23,8 @@ from types import TracebackType
 from typing import Any
 
 import xllamacpp
+
+Prompt = Sequence[int] | str
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,11 @@ class Peer(AbstractContextManager["Peer"]):
             params.mmproj.path = os.fspath(mmproj)
         self._server: Any = xllamacpp.Server(params)
 
-    def greedy(self, prompt: Sequence[int], n: int) -> list[int]:
+    def greedy(self, prompt: Prompt, n: int) -> list[int]:
         """The next `n` ids, fewer when an end-of-text id comes first (it is not returned)."""
         return [step.id for step in self.greedy_steps(prompt, n, 1)]
 
-    def greedy_steps(self, prompt: Sequence[int], n: int, n_top: int = 5) -> list[Step]:
+    def greedy_steps(self, prompt: Prompt, n: int, n_top: int = 5) -> list[Step]:
         """Like greedy(), with log-probabilities of the full distribution."""
         answer = self._complete(prompt, n, n_top)
         entries = answer["choices"][0]["logprobs"]["content"]
@@ -89,7 +92,7 @@ class Peer(AbstractContextManager["Peer"]):
             for entry in entries
         ]
 
-    def timings(self, prompt: Sequence[int], n: int) -> dict[str, float]:
+    def timings(self, prompt: Prompt, n: int) -> dict[str, float]:
         """llama.cpp's own measurement: `prompt_per_second`, `predicted_per_second` and others."""
         return dict(self._complete(prompt, n, 0)["timings"])
 
@@ -105,9 +108,9 @@ class Peer(AbstractContextManager["Peer"]):
     ) -> None:
         self.close()
 
-    def _complete(self, prompt: Sequence[int], n: int, n_top: int) -> dict[str, Any]:
+    def _complete(self, prompt: Prompt, n: int, n_top: int) -> dict[str, Any]:
         request = {
-            "prompt": list(prompt),
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "n_predict": n,
             "temperature": 0.0,
             "samplers": ["temperature"],
