@@ -19,6 +19,8 @@ constexpr uint32_t kMaxFf = 1u << 20;
 constexpr uint32_t kMaxHeads = 256;
 constexpr uint32_t kMaxHeadDim = 512;
 constexpr uint32_t kMaxLinHeadDim = 256;
+constexpr uint32_t kLaneStep = 32;  // widths that vector code walks are multiples of this
+constexpr uint32_t kMaxGroup = 32;  // query heads of one kv head: they share a tile of columns
 constexpr uint32_t kMaxVocab = 1u << 22;
 constexpr uint32_t kMaxContext = 1u << 26;
 constexpr uint32_t kConvKernel = 4;
@@ -162,9 +164,14 @@ Status read_attention(const File &file, Config *c) {
     return refuse_number(file, kv_key, QWEN35_ERROR_MODEL, "a divisor of the head count",
                          c->n_head_kv);
   }
-  Q35_TRY(read_number(file, "qwen35.attention.key_length", 16, kMaxHeadDim, 16, &c->head_dim));
+  if (c->n_head / c->n_head_kv > kMaxGroup) {
+    return refuse_number(file, kv_key, QWEN35_ERROR_UNSUPPORTED, "at most 32 query heads for each",
+                         c->n_head_kv);
+  }
+  Q35_TRY(read_number(file, "qwen35.attention.key_length", kLaneStep, kMaxHeadDim, kLaneStep,
+                      &c->head_dim));
   uint32_t value_length = 0;
-  Q35_TRY(read_number(file, value_key, 16, kMaxHeadDim, 16, &value_length));
+  Q35_TRY(read_number(file, value_key, kLaneStep, kMaxHeadDim, kLaneStep, &value_length));
   if (value_length != c->head_dim) {
     return refuse_number(file, value_key, QWEN35_ERROR_UNSUPPORTED, "the key length", value_length);
   }
@@ -176,7 +183,8 @@ Status read_recurrent(const File &file, Config *c) {
   const char *rank_key = "qwen35.ssm.time_step_rank";
   const char *inner_key = "qwen35.ssm.inner_size";
   const char *conv_key = "qwen35.ssm.conv_kernel";
-  Q35_TRY(read_number(file, "qwen35.ssm.state_size", 16, kMaxLinHeadDim, 16, &c->lin_head_dim));
+  Q35_TRY(read_number(file, "qwen35.ssm.state_size", kLaneStep, kMaxLinHeadDim, kLaneStep,
+                      &c->lin_head_dim));
   Q35_TRY(read_number(file, "qwen35.ssm.group_count", 1, kMaxHeads, 1, &c->lin_k_heads));
   Q35_TRY(read_number(file, rank_key, 1, kMaxHeads, 1, &c->lin_v_heads));
   if (c->lin_v_heads % c->lin_k_heads != 0) {
@@ -300,8 +308,8 @@ Status read_config(const File &file, Config *out) {
   Q35_TRY(read_layer_counts(file, &c));
   Q35_TRY(read_layer_kinds(file, &c));
   Q35_TRY(read_number(file, "qwen35.context_length", 1, kMaxContext, 1, &c.n_ctx_train));
-  Q35_TRY(read_number(file, "qwen35.embedding_length", 16, kMaxEmbd, 16, &c.n_embd));
-  Q35_TRY(read_number(file, "qwen35.feed_forward_length", 16, kMaxFf, 16, &c.n_ff));
+  Q35_TRY(read_number(file, "qwen35.embedding_length", kLaneStep, kMaxEmbd, kLaneStep, &c.n_embd));
+  Q35_TRY(read_number(file, "qwen35.feed_forward_length", kLaneStep, kMaxFf, kLaneStep, &c.n_ff));
   Q35_TRY(read_attention(file, &c));
   Q35_TRY(read_recurrent(file, &c));
   Q35_TRY(read_rope(file, &c));

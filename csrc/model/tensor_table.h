@@ -13,7 +13,7 @@ namespace q35 {
 
 // Exactly one of `matrix` and `vector` is set: where the loaded tensor is to be bound.
 struct TensorSlot {
-  char name[48];
+  char name[64];
   uint64_t rows;         // 1 for vectors
   uint64_t cols;         // contiguous values
   Matrix *matrix;        // any tensor type whose blocks divide cols

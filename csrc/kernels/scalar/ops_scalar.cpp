@@ -21,7 +21,9 @@ void s_quantize_q8(const float *x, uint32_t k, int8_t *q, float *d, float *s) {
     d[g] = scale;
     int32_t sum[2] = {0, 0};
     for (uint32_t i = 0; i < kActGroup; i++) {
-      const int32_t v = static_cast<int32_t>(std::nearbyint(xg[i] * inverse));
+      // fmax and fmin matter only for NaN and infinity, which a damaged file can produce.
+      const float limited = std::fmin(std::fmax(xg[i] * inverse, -127.0f), 127.0f);
+      const int32_t v = static_cast<int32_t>(std::nearbyint(limited));
       q[g * kActGroup + i] = static_cast<int8_t>(v);
       sum[i / 16] += v;
     }

@@ -32,7 +32,9 @@ void v_quantize_q8(const float *x, uint32_t k, int8_t *q, float *d, float *s) {
       int32_t sum = 0;
       for (uint32_t i = 0; i < 16; i += kVec) {
         const uint32_t at = half * 16 + i;
-        sum += vstore_i8(q + g * kActGroup + at, vmul(vload(xg + at), vset(inverse)));
+        // The limits matter only for NaN and infinity, which a damaged file can produce.
+        const vf v = vmin(vmax(vmul(vload(xg + at), vset(inverse)), vset(-127.0f)), vset(127.0f));
+        sum += vstore_i8(q + g * kActGroup + at, v);
       }
       s[g * 2 + half] = scale * static_cast<float>(sum);
     }

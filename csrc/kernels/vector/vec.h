@@ -1,5 +1,6 @@
 // vf: the widest float vector of the tier that includes this file, with the few operations the
 // element-wise kernels need. Everything is static: each tier has its own copy, never merged.
+// vmax and vmin give b when a is NaN, so that vmax(x, low) is never NaN.
 #pragma once
 
 #include <stddef.h>
@@ -190,10 +191,10 @@ inline vf vdiv(vf a, vf b) {
   return vdivq_f32(a, b);
 }
 inline vf vmax(vf a, vf b) {
-  return vmaxq_f32(a, b);
+  return vmaxnmq_f32(a, b);
 }
 inline vf vmin(vf a, vf b) {
-  return vminq_f32(a, b);
+  return vminnmq_f32(a, b);
 }
 inline vf vfma(vf a, vf b, vf c) {
   return vfmaq_f32(c, a, b);
