@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import metadata as md
 from ._engine import GgufFile, type_traits
 from .ggml_types import FileType
@@ -99,4 +101,7 @@ def _shown(value: md.Value) -> Any:
     if value.element is not None and value.count > _LONG:
         kind = "strings" if value.element is md.ValueType.STRING else value.element.name.lower()
         return f"[{value.count} {kind}]"
-    return value.decode()
+    decoded = value.decode()
+    if value.type is md.ValueType.F32:
+        return float(str(np.float32(decoded)))  # 1e-06, not 9.999999974752427e-07
+    return decoded
