@@ -26,7 +26,7 @@ def embed(
     if pooling not in ("mean", "last"):
         raise InvalidArgument(f"pooling must be 'mean' or 'last', not {pooling!r}")
     vectors = np.zeros((len(prompts), engine.info.n_embd), np.float32)
-    with engine.turn:
+    with engine.turn.hold():
         for done, tokens in enumerate(prompts):
             engine.reset()
             engine.eval(tokens, _outputs(tokens, vectors[done], pooling))

@@ -2,8 +2,9 @@
 
 Three rules keep it safe. Every C call on the model or session runs inside `alive`, which frees
 nothing while a call is under way and refuses to work after close() or in a forked child. Whoever
-uses the session holds `turn` for the whole request. `_history` may hold more than was evaluated
-(after Ctrl-C or an error); the session's position says how much of it is true.
+uses the session holds `turn` for the whole request, and `_session_lock` for each call: a second
+Ctrl-C may free a caller before its helper thread has left the session. `_history` may hold more
+than was evaluated (after Ctrl-C or an error); the session's position says how much of it is true.
 """
 
 from __future__ import annotations
@@ -33,12 +34,17 @@ class _Alive:
         self._users = 0
         self.closed = False
 
-    def __enter__(self) -> None:
+    def check(self) -> None:
+        """Raises when no call can be made any more."""
         if os.getpid() != self._pid:
             raise ForkedProcess("this Llama was opened before the process forked")
+        if self.closed:
+            raise SessionClosed("this Llama was closed")
+
+    def __enter__(self) -> None:
+        self.check()
         with self._lock:
-            if self.closed:
-                raise SessionClosed("this Llama was closed")
+            self.check()
             self._users += 1
 
     def __exit__(
@@ -76,10 +82,11 @@ class Engine:
         self.model = model
         self.info = model.info
         self.n_ctx = session.n_ctx if session is not None else 0
-        self.turn = Turn()
         self.alive = _Alive(model, session)
+        self.turn = Turn(self.alive.check)
         self._session = session
         self._prefix_cache = prefix_cache
+        self._session_lock = threading.Lock()
         self._history: list[int] = []
         self._logits_kept = False  # those of the last token of _history
         finalizer = weakref.finalize(self, self.alive.close)
@@ -117,7 +124,7 @@ class Engine:
 
     def memory(self) -> tuple[int, int]:
         """Bytes reserved and committed for the context."""
-        with self.alive:
+        with self.alive, self._session_lock:
             return self.session.memory()
 
     def cancel(self) -> None:
@@ -130,12 +137,12 @@ class Engine:
     @property
     def position(self) -> int:
         """Tokens evaluated so far."""
-        with self.alive:
+        with self.alive, self._session_lock:
             return self.session.position
 
     def reset(self) -> None:
         """Forgets every token."""
-        with self.alive:
+        with self.alive, self._session_lock:
             self.session.reset()
             self._history.clear()
             self._logits_kept = False
@@ -156,7 +163,7 @@ class Engine:
             return known
 
     def _known_prefix(self, tokens: Sequence[int]) -> int:
-        known = self.session.position
+        known = self.position
         if not self._prefix_cache or known > len(tokens):
             return 0
         if known == len(tokens) and not self._logits_kept:
@@ -174,20 +181,21 @@ class Engine:
         A single token is a direct call, over in a fraction of a second; more run where Ctrl-C can
         stop them.
         """
+        session = self.session
+
+        def evaluate(report: Progress | None = None) -> None:
+            with self.alive, self._session_lock:
+                session.eval(tokens, outputs, report)
+
         with self.alive:
-            session = self.session
-            del self._history[session.position :]
+            del self._history[self.position :]
             self._history.extend(tokens)
             self._logits_kept = False
             try:
                 if len(tokens) == 1:
-                    session.eval(tokens, outputs)
+                    evaluate()
                 else:
-                    _interrupt.run(
-                        lambda report: session.eval(tokens, outputs, report),
-                        session.cancel,
-                        progress,
-                    )
+                    _interrupt.run(evaluate, session.cancel, progress)
             except BaseException as error:
                 session.clear_cancel()
                 if isinstance(error, Cancelled) and self.alive.closed:
@@ -197,7 +205,7 @@ class Engine:
 
     def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         """Draws a token from the logits of the last token evaluated."""
-        with self.alive:
+        with self.alive, self._session_lock:
             return self.session.sample(sampler)
 
     def push(self, text: Detokenizer, token: int) -> tuple[str, int]:

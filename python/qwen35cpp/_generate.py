@@ -53,7 +53,7 @@ class _Answer:
 
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
     """Yields the chunks of one answer and returns its whole text. Holds the turn until then."""
-    with engine.turn:
+    with engine.turn.hold():
         with engine.alive:  # first, so that settings out of range fail before a long prompt
             sampler, text = _tools(engine, request)
         started = time.perf_counter()

@@ -3,14 +3,17 @@
 A thread inside a C call cannot run Python's signal handlers. So the call runs on a helper thread
 while the caller waits for events; KeyboardInterrupt, or any exception of the caller's progress
 function, cancels the call, waits until it has returned and goes on to the caller.
+
+An interrupt may hit between any two steps of Python code, also within threading.Event or
+Thread.start(), which then leave locks in a wrong state. So only primitives written in C are used.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import queue
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Report = Callable[[int, int], None]  # tokens done, tokens in total
 
@@ -26,8 +29,10 @@ def run(
     `cancel` must make `work` return soon; it may be called from any thread and more than once.
     """
     events: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
-    claimed = threading.Lock()  # by the helper that starts the work or by a caller that gave up
-    finished = threading.Event()
+    claimed = _thread.allocate_lock()  # by the helper that starts or by a caller that gave up
+    running = _thread.allocate_lock()  # held until the work has returned
+    running.acquire()
+    finished: list[bool] = []
     failure: list[BaseException] = []
 
     def body() -> None:
@@ -38,15 +43,16 @@ def run(
         except BaseException as error:
             failure.append(error)
         finally:
-            finished.set()
+            finished.append(True)
+            running.release()
             events.put(None)
 
     try:
-        threading.Thread(target=body, name="qwen35-eval", daemon=True).start()
+        _thread.start_new_thread(body, ())
         _deliver(events, progress)
     except BaseException:
         if not claimed.acquire(blocking=False):
-            _stop(cancel, finished)
+            _stop(cancel, running, finished)
         raise
     if failure:
         raise failure[0]
@@ -64,9 +70,9 @@ def _deliver(events: queue.SimpleQueue[tuple[int, int] | None], progress: Report
             progress(*event)
 
 
-def _stop(cancel: Callable[[], None], finished: threading.Event) -> None:
-    """Cancels and waits, whatever further signals arrive: the session is in use until then."""
-    while not finished.is_set():
+def _stop(cancel: Callable[[], None], running: _thread.LockType, finished: Sequence[bool]) -> None:
+    """Cancels and waits for the end, whatever further signals arrive."""
+    while not finished:
         with contextlib.suppress(KeyboardInterrupt):
             cancel()
-            finished.wait(_WAIT)
+            running.acquire(timeout=_WAIT)

@@ -287,7 +287,7 @@ class Llama:
         ids = list(tokens)
         if not ids:
             raise InvalidArgument("there are no tokens to evaluate")
-        with self._engine.turn:
+        with self._engine.turn.hold():
             rows = len(ids) if all_logits else 1
             logits = np.empty((rows, self.info.n_vocab), np.float32)
             want = b"\1" * rows if all_logits else None
@@ -296,13 +296,13 @@ class Llama:
 
     def reset(self) -> None:
         """Forgets every token evaluated."""
-        with self._engine.turn:
+        with self._engine.turn.hold():
             self._engine.reset()
 
     @property
     def n_tokens(self) -> int:
         """Tokens evaluated so far: the position of the next one."""
-        with self._engine.turn:
+        with self._engine.turn.hold():
             return self._engine.position
 
     # ---- text and tokens ------------------------------------------------------------------------
@@ -342,7 +342,7 @@ class Llama:
     @property
     def context_memory(self) -> tuple[int, int]:
         """Bytes of address space reserved for the context and bytes used so far."""
-        with self._engine.turn:
+        with self._engine.turn.hold():
             return self._engine.memory()
 
     def metadata(self, key: str) -> str | None:
