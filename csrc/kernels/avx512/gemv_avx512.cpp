@@ -6,6 +6,11 @@
 namespace q35 {
 namespace {
 
+// The rows of a tile are short streams that the hardware prefetchers give up on: on Zen 4 one
+// thread reads 4-8 GB/s without help and 17-23 with lines asked for this far behind the end of the
+// tile, into the second level (the first level has too few miss buffers: 10 GB/s for wide formats).
+constexpr uint32_t kPrefetchBytes = 8192;
+
 // Pointers of one tile into weights and activations, at the same 256 values.
 template <uint32_t kR, uint32_t kC>
 struct Cursor {
@@ -89,12 +94,12 @@ inline void gemv_tile(const GemvArgs &g, uint32_t row, uint32_t col) {
     at.d[c] = g.act.d + first / kActGroup;
     at.s[c] = g.act.s + first / 16;
   }
-  const uint8_t *next = at.w[0] + kR * g.row_bytes;
+  const uint8_t *ahead = at.w[0] + kR * g.row_bytes + kPrefetchBytes;
   for (uint32_t k = g.k / 256; k != 0; k--) {
     for (uint32_t i = 0; i < kR * D::kBytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char *>(next + i), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
     }
-    next += kR * D::kBytes;
+    ahead += kR * D::kBytes;
     add_256<D, kR, kC>(at, acc);
     for (uint32_t r = 0; r < kR; r++) at.w[r] += D::kBytes;
     for (uint32_t c = 0; c < kC; c++) {
