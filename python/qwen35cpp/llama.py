@@ -132,6 +132,11 @@ class Llama:
         self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerateOptions]
     ) -> TextStream: ...
 
+    @overload
+    def generate(
+        self, prompt: Prompt, *, stream: bool, **options: Unpack[GenerateOptions]
+    ) -> Text | TextStream: ...
+
     def generate(
         self,
         prompt: Prompt,
@@ -222,6 +227,11 @@ class Llama:
     def create_completion(
         self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[CompletionOptions]
     ) -> Iterator[Completion]: ...
+
+    @overload
+    def create_completion(
+        self, prompt: Prompt, *, stream: bool, **options: Unpack[CompletionOptions]
+    ) -> Completion | Iterator[Completion]: ...
 
     def create_completion(
         self, prompt: Prompt, *, stream: bool = False, **options: Unpack[CompletionOptions]
