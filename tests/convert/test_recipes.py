@@ -111,7 +111,7 @@ def test_our_mixes_are_ordered_by_size(synthetic: ModuleType, size: str) -> None
     sizes = [bytes_of(FileType[name]) for name in order]
     assert sizes == sorted(sizes)
     plain = SIZES.get((size, "Q4_K_M"), (0, 0))[1]
-    assert bytes_of(FileType.Q4_K_M) < 1.03 * plain  # what the protected tensors cost
+    assert bytes_of(FileType.Q4_K_M) < 1.04 * plain  # what the protected tensors cost
     assert bytes_of(FileType.IQ4_XS) < bytes_of(FileType.Q4_K_M)
 
 
