@@ -3,6 +3,7 @@
 
 #include "bench.h"
 #include "matrix_checks.h"
+#include "op_checks.h"
 
 using namespace q35;
 
@@ -14,6 +15,7 @@ int main(int argc, char **argv) {
     if (!isa_available(isa)) continue;
     const Kernels kernels = kernels_for(isa);
     Report report = {isa_name(isa)};
+    check_ops(report, kernels, scalar);
     check_matrix_kernels(report, kernels, scalar);
     std::printf("%s: %d checks, %d failures\n", report.isa, report.checks, report.failures);
     failures += report.failures;

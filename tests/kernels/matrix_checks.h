@@ -1,29 +1,13 @@
 // Checks of the matrix kernels of one tier against exact sums and against the scalar tier.
 #pragma once
 
-#include "base/array.h"
 #include "matrix_data.h"
+#include "report.h"
 #include "tolerance.h"
 
 namespace q35 {
 
 constexpr float kCanary = 1234.5f;
-
-struct Report {
-  const char *isa;
-  int failures = 0, checks = 0;
-  // Counts; prints the first failures.
-  bool expect(bool good, const char *what, const char *type, uint32_t rows, uint32_t k, uint32_t n,
-              double got, double want, double bound) {
-    checks++;
-    if (good) return true;
-    if (failures++ < 20) {
-      std::printf("FAIL %s %s %s rows %u k %u n %u: got %.9g want %.9g bound %.3g\n", isa, what,
-                  type, rows, k, n, got, want, bound);
-    }
-    return false;
-  }
-};
 
 // Exact products (in double) of the decoded weights with the dequantised or float activations, and
 // the sums of magnitudes that bound the error of any float evaluation.
