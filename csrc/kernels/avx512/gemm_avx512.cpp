@@ -4,7 +4,7 @@
 // dot as unsigned bytes: formats with a minimum as they are, the others plus 128.
 // Tile of 12 tokens: x i8 [k / 4][12][4], then per token: d, the sum s of 32 and of 16 values, and
 // -128 * (sum of the integers) of 32 and of 16, which starts the dots of the biased weights.
-#include "kernels/avx512/decode.h"
+#include "kernels/avx512/interleave.h"
 #include "kernels/avx512/tier_avx512.h"
 
 namespace q35 {
@@ -48,88 +48,6 @@ size_t tile_bytes(uint32_t k) {
 
 // ---- panels ------------------------------------------------------------------------------------
 
-// a[i] lane j becomes a[j] lane i, for 16 x 16 words.
-inline void transpose(__m512i (&a)[16]) {
-  __m512i b[16];
-  for (int i = 0; i < 16; i += 4) {
-    const __m512i l0 = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-    const __m512i h0 = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    const __m512i l1 = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]);
-    const __m512i h1 = _mm512_unpackhi_epi32(a[i + 2], a[i + 3]);
-    b[i] = _mm512_unpacklo_epi64(l0, l1);
-    b[i + 1] = _mm512_unpackhi_epi64(l0, l1);
-    b[i + 2] = _mm512_unpacklo_epi64(h0, h1);
-    b[i + 3] = _mm512_unpackhi_epi64(h0, h1);
-  }
-  // b[4m + j] quarter l holds rows 4m..4m+3 of column 4l + j.
-  for (int j = 0; j < 4; j++) {
-    const __m512i x0 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
-    const __m512i x1 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
-    const __m512i y0 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
-    const __m512i y1 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
-    a[j] = _mm512_shuffle_i32x4(x0, y0, 0x88);
-    a[8 + j] = _mm512_shuffle_i32x4(x0, y0, 0xdd);
-    a[4 + j] = _mm512_shuffle_i32x4(x1, y1, 0x88);
-    a[12 + j] = _mm512_shuffle_i32x4(x1, y1, 0xdd);
-  }
-}
-
-// Stores lane words of 16 rows of scales, one per 16 values, as [group][32 rows].
-template <uint32_t kGroup>
-inline void store_scales(__m512i (&a)[16], float *out) {
-  transpose(a);
-  for (uint32_t i = 0; i < 16; i += kGroup / 16) {
-    _mm512_storeu_si512(out + i / (kGroup / 16) * kRows, a[i]);
-  }
-}
-
-// 256 values of 16 rows. w: [16] rows; q: [64][32][4]; scale, min: [256 / group][32].
-template <class D>
-inline void interleave_256(const uint8_t *const (&w)[16], uint8_t *q, float *scale, float *min) {
-  __m512i a[16];
-  for (int c = 0; c < 4; c++) {
-    for (int r = 0; r < 16; r++) {
-      a[r] = D::load(w[r], c);
-      if constexpr (!D::kHasMin && D::kBias != 128) {
-        a[r] = _mm512_add_epi8(a[r], _mm512_set1_epi8(static_cast<char>(128 - D::kBias)));
-      }
-    }
-    transpose(a);
-    for (int i = 0; i < 16; i++) _mm512_storeu_si512(q + (16 * c + i) * kRows * 4, a[i]);
-  }
-  __m512i m[16];
-  for (int r = 0; r < 16; r++) {
-    const Scales scales = D::scales(w[r]);
-    a[r] = _mm512_castps_si512(scales.scale);
-    m[r] = _mm512_castps_si512(scales.min);
-  }
-  store_scales<D::kGroup>(a, scale);
-  if constexpr (D::kHasMin) store_scales<D::kGroup>(m, min);
-}
-
-// The last n = k % 256 values: on zero-padded copies, through buffers of full size.
-template <class D>
-void interleave_rest(const uint8_t *const (&w)[16], uint32_t n, uint8_t *q, float *scale,
-                     float *min) {
-  constexpr uint32_t kGroups = 256 / D::kGroup;
-  uint8_t copy[16][D::kBytes + 64] = {};
-  uint8_t q_full[64 * kRows * 4];
-  float scale_full[kGroups * kRows], min_full[kGroups * kRows];
-  const uint8_t *rows[16];
-  for (int r = 0; r < 16; r++) {
-    __builtin_memcpy(copy[r], w[r], n / D::kBlock * D::kBlockBytes);
-    rows[r] = copy[r];
-  }
-  interleave_256<D>(rows, q_full, scale_full, min_full);
-  for (uint32_t i = 0; i < n / 4; i++) {
-    _mm512_storeu_si512(q + i * kRows * 4, load64(q_full + i * kRows * 4));
-  }
-  for (uint32_t i = 0; i < n / D::kGroup; i++) {
-    _mm512_storeu_si512(scale + i * kRows, load64(scale_full + i * kRows));
-    if constexpr (D::kHasMin) _mm512_storeu_si512(min + i * kRows, load64(min_full + i * kRows));
-  }
-}
-
 // w: [rows] rows of a format with a decoder.
 template <class D>
 void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t k, Panel panel) {
@@ -142,14 +60,14 @@ void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t 
     uint8_t *q = panel.q + half * 4;
     float *scale = panel.scale + half, *min = panel.min + half;
     for (uint32_t i = 0; i < k / 256; i++) {
-      interleave_256<D>(at, q, scale, min);
+      interleave_256<D, kRows>(at, q, scale, min);
       for (uint32_t r = 0; r < 16; r++) at[r] += D::kBytes;
       q += 256 * kRows;
       scale += 256 / D::kGroup * kRows;
       min += 256 / D::kGroup * kRows;
     }
     if constexpr (D::kBlock < 256) {
-      if (k % 256 != 0) interleave_rest<D>(at, k % 256, q, scale, min);
+      if (k % 256 != 0) interleave_rest<D, kRows>(at, k % 256, q, scale, min);
     }
   }
 }

@@ -1,6 +1,7 @@
-// Integer products for few tokens on AVX-512 VNNI: the file's blocks are decoded in registers and
-// met with one or two tokens at a time.
-#include "kernels/avx512/decode.h"
+// Integer products for few tokens on AVX-512 VNNI, straight from the file's blocks. One or two
+// tokens: blocks are decoded in registers, each row by itself. Three to eight: 16 rows are
+// interleaved 256 values at a time, which costs more per weight and less per token.
+#include "kernels/avx512/interleave.h"
 #include "kernels/avx512/tier_avx512.h"
 
 namespace q35 {
@@ -124,9 +125,143 @@ inline void gemv_rows(const GemvArgs &g, uint32_t row) {
   if (col < g.n_cols) gemv_tile<D, kR, 1>(g, row, col);
 }
 
+// ---- three to eight tokens --------------------------------------------------------------------
+
+constexpr uint32_t kSlabRows = 16;
+
+// 256 values of 16 rows, interleaved.
+struct Slab {
+  alignas(64) uint8_t q[256 * kSlabRows];
+  alignas(64) float scale[16 * kSlabRows], min[16 * kSlabRows];
+};
+
+// -128 * (sum of the integers) of each group of n <= 256 activations. Of 16 values: group 4j + l at
+// start[4l + j]; of 32 values: group 2j + l at start[8l + j].
+template <uint32_t kGroup>
+inline void group_starts(const int8_t *x, uint32_t n, int32_t *start) {
+  const __m512i bias = _mm512_set1_epi8(-128);
+  __m512i all = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (uint32_t j = 0; j < 4; j++) {
+    const uint32_t left = n > 64 * j ? n - 64 * j : 0;
+    const __mmask16 some = static_cast<__mmask16>(left >= 64 ? 0xffffu : (1u << left / 4) - 1);
+    const __m512i words = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bias,
+                                              _mm512_maskz_loadu_epi32(some, x + 64 * j));
+    __m512i sum = _mm512_add_epi32(words, _mm512_shuffle_epi32(words, _MM_PERM_BADC));
+    sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB));
+    if (kGroup == 32) sum = _mm512_add_epi32(sum, _mm512_shuffle_i32x4(sum, sum, 0xb1));
+    all = _mm512_mask_mov_epi32(all, static_cast<__mmask16>(0x1111u << j), sum);
+  }
+  _mm512_storeu_si512(start, _mm512_sub_epi32(_mm512_setzero_si512(), all));
+}
+
+// acc[c] += the slab's rows times n values of kC tokens. at: its token pointers.
+template <uint32_t kC, uint32_t kGroup, bool kMin>
+inline void add_slab(const Slab &slab, const Cursor<1, kC> &at, uint32_t n, __m512 (&acc)[kC]) {
+  constexpr uint32_t kParts = 32 / kGroup;
+  int32_t start[kC][16];
+  if constexpr (!kMin) {
+    for (uint32_t c = 0; c < kC; c++) group_starts<kGroup>(at.q[c], n, start[c]);
+  }
+  for (uint32_t g = 0; g < n / 32; g++) {
+    __m512 total[kC];
+#pragma GCC unroll 2
+    for (uint32_t p = 0; p < kParts; p++) {
+      const uint32_t i = g * kParts + p;
+      const uint32_t lane = kGroup == 16 ? i % 4 * 4 + i / 4 : i % 2 * 8 + i / 2;
+      __m512i dot[kC];
+      for (uint32_t c = 0; c < kC; c++) {
+        dot[c] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[c][lane]);
+      }
+#pragma GCC unroll 8
+      for (uint32_t k = i * kGroup; k < (i + 1) * kGroup; k += 4) {
+        const __m512i w = load64(slab.q + k * kSlabRows);
+        for (uint32_t c = 0; c < kC; c++) {
+          const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(at.q[c] + k)));
+          dot[c] = _mm512_dpbusd_epi32(dot[c], w, x);
+        }
+      }
+      const __m512 scale = _mm512_load_ps(slab.scale + i * kSlabRows);
+      for (uint32_t c = 0; c < kC; c++) {
+        const __m512 y = _mm512_cvtepi32_ps(dot[c]);
+        total[c] = p == 0 ? _mm512_mul_ps(y, scale) : _mm512_fmadd_ps(y, scale, total[c]);
+        if constexpr (kMin) {
+          const float *s = at.s[c] + i * (kGroup / 16);
+          const float sum = kGroup == 32 ? s[0] + s[1] : s[0];
+          const __m512 min = _mm512_load_ps(slab.min + i * kSlabRows);
+          acc[c] = _mm512_fnmadd_ps(min, _mm512_set1_ps(sum), acc[c]);
+        }
+      }
+    }
+    for (uint32_t c = 0; c < kC; c++) {
+      acc[c] = _mm512_fmadd_ps(total[c], _mm512_set1_ps(at.d[c][g]), acc[c]);
+    }
+  }
+}
+
+// 16 rows from `row` on by the tokens col..col+kC-1.
+template <class D, uint32_t kC>
+void gemv_slabs(const GemvArgs &g, uint32_t row, uint32_t col) {
+  const uint8_t *w[kSlabRows];
+  for (uint32_t r = 0; r < kSlabRows; r++) w[r] = g.w + (row + r) * g.row_bytes;
+  Cursor<1, kC> at;
+  __m512 acc[kC];
+  for (uint32_t c = 0; c < kC; c++) {
+    const uint64_t first = static_cast<uint64_t>(col + c) * g.k;
+    at.q[c] = g.act.q + first;
+    at.d[c] = g.act.d + first / kActGroup;
+    at.s[c] = g.act.s + first / 16;
+    acc[c] = _mm512_setzero_ps();
+  }
+  Slab slab;
+  const uint8_t *ahead = w[0] + kSlabRows * g.row_bytes;
+  for (uint32_t k = g.k / 256; k != 0; k--) {
+    for (uint32_t i = 0; i < kSlabRows * D::kBytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
+    }
+    ahead += kSlabRows * D::kBytes;
+    interleave_256<D, kSlabRows>(w, slab.q, slab.scale, slab.min);
+    add_slab<kC, D::kGroup, D::kHasMin>(slab, at, 256, acc);
+    for (uint32_t r = 0; r < kSlabRows; r++) w[r] += D::kBytes;
+    for (uint32_t c = 0; c < kC; c++) {
+      at.q[c] += 256;
+      at.d[c] += 8;
+      at.s[c] += 16;
+    }
+  }
+  if constexpr (D::kBlock < 256) {
+    if (g.k % 256 != 0) {
+      interleave_rest<D, kSlabRows>(w, g.k % 256, slab.q, slab.scale, slab.min);
+      add_slab<kC, D::kGroup, D::kHasMin>(slab, at, g.k % 256, acc);
+    }
+  }
+  for (uint32_t c = 0; c < kC; c++) _mm512_storeu_ps(g.y + (col + c) * g.y_stride + row, acc[c]);
+}
+
+template <class D>
+void slab_columns(const GemvArgs &g, uint32_t row) {
+  switch (g.n_cols) {
+    case 3:
+      return gemv_slabs<D, 3>(g, row, 0);
+    case 4:
+      return gemv_slabs<D, 4>(g, row, 0);
+    case 5:
+      return gemv_slabs<D, 5>(g, row, 0);
+    case 6:
+      return gemv_slabs<D, 6>(g, row, 0);
+    case 7:
+      return gemv_slabs<D, 7>(g, row, 0);
+    default:
+      return gemv_slabs<D, 8>(g, row, 0);
+  }
+}
+
 template <class D>
 void gemv(const GemvArgs &g) {
   uint32_t row = 0;
+  if (g.n_cols >= 3) {
+    for (; row + kSlabRows <= g.rows; row += kSlabRows) slab_columns<D>(g, row);
+  }
   for (; row + 4 <= g.rows; row += 4) gemv_rows<D, 4>(g, row);
   for (; row < g.rows; row++) gemv_rows<D, 1>(g, row);
 }
