@@ -5,6 +5,7 @@
 
 #include "base/cpu.h"
 #include "runtime/engine.h"
+#include "runtime/measure.h"
 
 using q35::clear_error;
 using q35::fail;
@@ -17,6 +18,11 @@ Status refuse_null(const char *call, const char *name) {
   return fail(QWEN35_ERROR_ARGUMENT, "%s: %s is NULL", call, name);
 }
 
+Status check_threads(int32_t n_threads) {
+  if (n_threads >= 0 && n_threads <= 1024) return kOk;
+  return fail(QWEN35_ERROR_ARGUMENT, "n_threads: expected 0 to 1024, found %d", n_threads);
+}
+
 Status check_params(const qwen35_model_params &params) {
   if (params.struct_size != sizeof params) {
     return fail(QWEN35_ERROR_ARGUMENT,
@@ -24,10 +30,7 @@ Status check_params(const qwen35_model_params &params) {
                 "qwen35_model_defaults first",
                 sizeof params, params.struct_size);
   }
-  if (params.n_threads < 0 || params.n_threads > 1024) {
-    return fail(QWEN35_ERROR_ARGUMENT, "n_threads: expected 0 to 1024, found %d", params.n_threads);
-  }
-  return kOk;
+  return check_threads(params.n_threads);
 }
 
 }  // namespace
@@ -50,6 +53,13 @@ qwen35_status qwen35_system_info(char *text, size_t capacity) {
                 cpu.avx2 ? "avx2,fma,f16c" : "", cpu.avx512 ? ",avx512,vnni" : "",
                 cpu.bf16 ? ",bf16" : "", cpu.neon ? "neon" : "", q35::usable_cores());
   return kOk;
+}
+
+qwen35_status qwen35_measure(int32_t n_threads, qwen35_machine *out) {
+  clear_error();
+  if (out == nullptr) return refuse_null("qwen35_measure", "out");
+  Q35_TRY(check_threads(n_threads));
+  return q35::measure_machine(n_threads, out);
 }
 
 void qwen35_model_defaults(qwen35_model_params *params) {

@@ -63,6 +63,16 @@ QWEN35_API const char *qwen35_version(void);
  * unavailable one. `text` receives at most `capacity` bytes including the final NUL. */
 QWEN35_API qwen35_status qwen35_system_info(char *text, size_t capacity);
 
+/* Limits of this machine, for judging speeds. */
+typedef struct qwen35_machine {
+  int32_t n_threads;
+  double read_bytes_per_second; /* of memory, by all threads together */
+  double int8_ops_per_second;   /* of the tier in use; a multiply-accumulate counts as two */
+} qwen35_machine;
+
+/* Measures for about half a second, using 256 MiB. n_threads 0: as many as a model would use. */
+QWEN35_API qwen35_status qwen35_measure(int32_t n_threads, qwen35_machine *out);
+
 /* ---- model -------------------------------------------------------------------------------- */
 
 typedef struct qwen35_model qwen35_model;

@@ -193,7 +193,11 @@ class Sampler:
         self._logprobs = n_logprobs is not None
         bias_tokens = _token_array(logit_bias.keys())
         bias_values = ffi.new("float[]", list(logit_bias.values()))
-        values = {**asdict(sampling), "seed": seed, "n_logprobs": n_logprobs or 0}
+        values = {
+            **asdict(sampling),
+            "seed": seed,
+            "n_logprobs": -1 if n_logprobs is None else n_logprobs,
+        }
         params = _params("qwen35_sampling_params", lib.qwen35_sampling_defaults, values)
         if logit_bias:
             params.bias_tokens, params.bias_values = bias_tokens, bias_values

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ def system_info() -> dict[str, str]:
     buffer = ffi.new("char[]", 1024)
     check(lib.qwen35_system_info(buffer, len(buffer)))
     return dict(pair.split("=", 1) for pair in text(buffer).split() if "=" in pair)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Limits of this machine, per second, with all threads together."""
+
+    read_bytes_per_second: float
+    int8_ops_per_second: float
+
+
+def measure(n_threads: int = 0) -> Machine:
+    """Measures the limits; takes about half a second."""
+    limits = ffi.new("qwen35_machine *")
+    check(lib.qwen35_measure(n_threads, limits))
+    return Machine(limits.read_bytes_per_second, limits.int8_ops_per_second)
 
 
 def type_name(tensor_type: int) -> str:

@@ -169,7 +169,7 @@ def test_version() -> None:
 
 def test_quantize_writes_a_model_that_runs_and_verifies(tiny_path: str, tmp_path: Path) -> None:
     output = str(tmp_path / "small.gguf")
-    done = q35("quantize", tiny_path, "-o", output, "--type", "Q8_0")
+    done = q35("quantize", tiny_path, output, "Q8_0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode() == output + "\n"
     assert done.stderr == b""
@@ -183,6 +183,6 @@ def test_quantize_writes_a_model_that_runs_and_verifies(tiny_path: str, tmp_path
     assert damaged.returncode == 1
     assert json.loads(damaged.stdout)["problems"]
 
-    refused = q35("quantize", tiny_path, "-o", output, "--type", "Q9")
+    refused = q35("quantize", tiny_path, output, "Q9")
     assert refused.returncode == 1
     assert b"Q9" in refused.stderr

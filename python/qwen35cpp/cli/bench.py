@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from .._native import Machine, measure
 from ..llama import Llama
 from ._common import Commands, add_model, human_bytes, positive, print_json
 
@@ -48,10 +49,11 @@ def run(args: argparse.Namespace) -> int:
             _decode(llama, depth, args.generate, args.repeat),
         ]
         peak = peak_memory()
+        limits = measure(llama.n_threads)
         if args.json:
-            print_json(_as_json(llama, results, peak))
+            print_json(_as_json(llama, results, limits, peak))
         else:
-            _print_table(llama, results, peak)
+            _print_table(llama, results, limits, peak)
     return 0
 
 
@@ -94,8 +96,10 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _as_json(llama: Llama, results: list[Result], peak: int) -> dict[str, Any]:
+def _as_json(llama: Llama, results: list[Result], limits: Machine, peak: int) -> dict[str, Any]:
     return {
+        "read_gigabytes_per_second": 1e-9 * limits.read_bytes_per_second,
+        "int8_gigaops_per_second": 1e-9 * limits.int8_ops_per_second,
         "model": llama.model_path,
         "type": llama.info.matrix_type,
         "parameters": llama.info.n_params,
@@ -114,19 +118,23 @@ def _as_json(llama: Llama, results: list[Result], peak: int) -> dict[str, Any]:
     }
 
 
-def _print_table(llama: Llama, results: list[Result], peak: int) -> None:
+def _print_table(llama: Llama, results: list[Result], limits: Machine, peak: int) -> None:
     info = llama.info
+    read, int8 = 1e-9 * limits.read_bytes_per_second, 1e-9 * limits.int8_ops_per_second
     print(
         f"{llama.model_path}: {info.n_params / 1e9:.2f} B parameters, {info.matrix_type}, "
         f"{human_bytes(info.weight_bytes)}, {llama.n_threads} threads\n"
     )
-    print("| test | tokens/s | spread | weights GB/s | GOP/s |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print("| test | tokens/s | spread | weights GB/s | of read limit | GOP/s | of int8 peak |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for result in results:
         spread = (max(result.rates) - min(result.rates)) / result.median
-        gigabytes = f"{result.gigabytes:.1f}" if result.gigabytes else ""
-        print(
-            f"| {result.test} | {result.median:.2f} | {spread:.0%} | {gigabytes} "
-            f"| {result.gigaops:.1f} |"
+        reads = (
+            f"{result.gigabytes:.1f} | {result.gigabytes / read:.0%}" if result.gigabytes else " | "
         )
-    print(f"\npeak memory {human_bytes(peak)}")
+        print(
+            f"| {result.test} | {result.median:.2f} | {spread:.0%} | {reads} "
+            f"| {result.gigaops:.1f} | {result.gigaops / int8:.0%} |"
+        )
+    print(f"\nread limit {read:.1f} GB/s, int8 peak {int8:.0f} GOP/s, both measured just now")
+    print(f"peak memory {human_bytes(peak)}")

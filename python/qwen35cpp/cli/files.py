@@ -9,6 +9,8 @@ from ._common import Commands, Progress, print_json
 
 _PROBLEMS = 1  # the exit code of `verify` when it finds any
 
+_TYPE_HELP = "such as q4_k_m, q8_0, bf16 or f16"
+
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Adds the three commands."""
@@ -16,7 +18,8 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "convert", parents=[common], help="make a GGUF file of a Hugging Face checkpoint"
     )
     convert.add_argument("source", metavar="FOLDER", help="config.json, tokenizer and safetensors")
-    _add_output(convert)
+    convert.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
+    convert.add_argument("--type", required=True, metavar="TYPE", help=_TYPE_HELP)
     convert.add_argument(
         "--vision",
         choices=("separate", "embed", "none"),
@@ -31,8 +34,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     quantize = commands.add_parser(
         "quantize", parents=[common], help="change the tensor types of a GGUF file"
     )
-    quantize.add_argument("source", metavar="FILE", help="a GGUF file, best in F32, BF16 or F16")
-    _add_output(quantize)
+    quantize.add_argument("source", metavar="IN", help="a GGUF file, best in F32, BF16 or F16")
+    quantize.add_argument("output", metavar="OUT", help="the file to write")
+    quantize.add_argument("type", metavar="TYPE", help=_TYPE_HELP)
     quantize.add_argument("--imatrix", metavar="FILE", help="importance of the columns")
     quantize.add_argument(
         "--allow-requantize", action="store_true", help="accept a file of less than 8 bits"
@@ -42,13 +46,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     verify = commands.add_parser("verify", parents=[common], help="check a GGUF file")
     verify.add_argument("source", metavar="FILE", help="a GGUF file")
     verify.set_defaults(run=run_verify)
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
-    parser.add_argument(
-        "--type", required=True, metavar="TYPE", help="such as Q4_K_M, Q8_0, BF16 or F16"
-    )
 
 
 def run_convert(args: argparse.Namespace) -> int:
