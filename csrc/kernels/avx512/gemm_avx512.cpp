@@ -130,122 +130,167 @@ void pack_panel(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, ui
 
 // ---- tiles -------------------------------------------------------------------------------------
 
-// -128 * (sum of 16 values) for each 16 of 32 values.
-inline void start_of_32(const int8_t *q, int32_t (&start)[2]) {
-  const __m256i x = load32(q);
-  const __m256i sum =
-      _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(static_cast<char>(128)), x);
-  const __m256i pair = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0x4e));
-  const __m256i all = _mm256_add_epi32(pair, _mm256_shuffle_epi32(pair, 0xb1));
-  start[0] = -_mm256_cvtsi256_si32(all);
-  start[1] = -_mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1));
+constexpr __mmask16 kTokenLanes = (1u << kTokens) - 1;
+
+// Words of 12 tokens side by side: rows[t] word i goes to out[i * kTokens + t] for i < words <= 16.
+inline void store_words(__m512i (&rows)[16], uint32_t words, void *out) {
+  transpose(rows);
+  int32_t *at = static_cast<int32_t *>(out);
+#pragma GCC unroll 16
+  for (uint32_t i = 0; i < 16; i++) {
+    if (i == words) return;
+    _mm512_mask_storeu_epi32(at + i * kTokens, kTokenLanes, rows[i]);
+  }
 }
 
-// x: [k / 4][12] words from the rows q: [n, k] of words; missing rows become zero.
-inline void interleave_tokens(const int8_t *q, uint32_t n, uint32_t k, int8_t *x) {
-  for (uint32_t i = 0; i < k; i += 64) {
-    // k is a multiple of 32: the last step may have half the words.
-    const uint32_t words = k - i < 64 ? 8 : 16;
-    const __mmask16 some = static_cast<__mmask16>((1u << words) - 1);
+// src: [n] rows of `words` words; out: [words][12]. Missing tokens become zero.
+inline void interleave_tokens(const void *src, uint32_t n, uint32_t words, void *out) {
+  const int32_t *from = static_cast<const int32_t *>(src);
+  int32_t *to = static_cast<int32_t *>(out);
+  for (uint32_t i = 0; i < words; i += 16) {
+    const uint32_t left = words - i < 16 ? words - i : 16;
+    const __mmask16 some = static_cast<__mmask16>((1u << left) - 1);
     __m512i a[16];
 #pragma GCC unroll 16
     for (uint32_t t = 0; t < 16; t++) {
-      a[t] = t < n ? _mm512_maskz_loadu_epi32(some, q + static_cast<uint64_t>(t) * k + i)
+      a[t] = t < n ? _mm512_maskz_loadu_epi32(some, from + static_cast<uint64_t>(t) * words + i)
                    : _mm512_setzero_si512();
     }
-    transpose(a);
-#pragma GCC unroll 16
-    for (uint32_t w = 0; w < 16; w++) {
-      if (w >= words) break;
-      _mm512_mask_storeu_epi32(x + (i / 4 + w) * kTokens * 4, (1u << kTokens) - 1, a[w]);
-    }
+    store_words(a, left, to + static_cast<size_t>(i) * kTokens);
   }
 }
 
 void pack_tile(const ActQ8 &act, uint32_t n, uint32_t k, void *base) {
   const Tile tile(k, base);
-  if (n < kTokens) __builtin_memset(base, 0, tile_bytes(k));
-  interleave_tokens(act.q, n, k, tile.x);
-  for (uint32_t t = 0; t < n; t++) {
-    const int8_t *q = act.q + static_cast<uint64_t>(t) * k;
-    const float *d = act.d + static_cast<uint64_t>(t) * (k / 32);
-    const float *s = act.s + static_cast<uint64_t>(t) * (k / 16);
-    for (uint32_t g = 0; g < k / 32; g++) {
-      int32_t start[2];
-      start_of_32(q + 32 * g, start);
-      const uint32_t at = g * kTokens + t, first = 2 * g * kTokens + t, second = first + kTokens;
-      tile.d[at] = d[g];
-      tile.s16[first] = s[2 * g];
-      tile.s16[second] = s[2 * g + 1];
-      tile.s32[at] = s[2 * g] + s[2 * g + 1];
-      tile.start16[first] = start[0];
-      tile.start16[second] = start[1];
-      tile.start32[at] = start[0] + start[1];
+  interleave_tokens(act.q, n, k / 4, tile.x);
+  interleave_tokens(act.d, n, k / 32, tile.d);
+  interleave_tokens(act.s, n, k / 16, tile.s16);
+  for (uint32_t i = 0; i < k; i += 256) {
+    const uint32_t left = k - i < 256 ? k - i : 256;
+    __m512i a[16];
+#pragma GCC unroll 16
+    for (uint32_t t = 0; t < 16; t++) {
+      a[t] = t < n ? group_starts(act.q + static_cast<uint64_t>(t) * k + i, left)
+                   : _mm512_setzero_si512();
     }
+    store_words(a, left / 16, tile.start16 + i / 16 * kTokens);
+  }
+  for (uint32_t i = 0; i < k / 32 * kTokens; i += kTokens) {
+    const float *s = tile.s16 + 2 * i;
+    const int32_t *start = tile.start16 + 2 * i;
+    const __m512 s0 = _mm512_maskz_loadu_ps(kTokenLanes, s);
+    const __m512 s1 = _mm512_maskz_loadu_ps(kTokenLanes, s + kTokens);
+    const __m512i start0 = _mm512_maskz_loadu_epi32(kTokenLanes, start);
+    const __m512i start1 = _mm512_maskz_loadu_epi32(kTokenLanes, start + kTokens);
+    _mm512_mask_storeu_ps(tile.s32 + i, kTokenLanes, _mm512_add_ps(s0, s1));
+    _mm512_mask_storeu_epi32(tile.start32 + i, kTokenLanes, _mm512_add_epi32(start0, start1));
   }
 }
 
 // ---- product -----------------------------------------------------------------------------------
 
-template <uint32_t kT>
-using Dots = __m512i[2][kT];
+// Four activations of a token, for every row.
+inline __m512i token_word(const int8_t *x, uint32_t i, uint32_t t) {
+  return _mm512_set1_epi32(static_cast<int>(load_u32(x + (i * kTokens + t) * 4)));
+}
 
-// dots = start + the integer products of 4 * kSteps values. start: [kT] or null for zero.
-template <uint32_t kT, uint32_t kSteps>
-inline void dot_steps(const uint8_t *q, const int8_t *x, const int32_t *start, Dots<kT> &dot) {
+// dot = start + the integer products of 32 values. start: [kT] or null for zero.
+template <uint32_t kT>
+inline void dot_steps(const uint8_t *q, const int8_t *x, const int32_t *start,
+                      __m512i (&dot)[2][kT]) {
   for (uint32_t t = 0; t < kT; t++) {
     dot[0][t] = dot[1][t] = start != nullptr ? _mm512_set1_epi32(start[t]) : _mm512_setzero_si512();
   }
 #pragma GCC unroll 8
-  for (uint32_t i = 0; i < kSteps; i++) {
+  for (uint32_t i = 0; i < 8; i++) {
     const __m512i w0 = load64(q + i * kRows * 4), w1 = load64(q + i * kRows * 4 + 64);
     for (uint32_t t = 0; t < kT; t++) {
-      const __m512i xt = _mm512_set1_epi32(static_cast<int>(load_u32(x + (i * kTokens + t) * 4)));
+      const __m512i xt = token_word(x, i, t);
       dot[0][t] = _mm512_dpbusd_epi32(dot[0][t], w0, xt);
       dot[1][t] = _mm512_dpbusd_epi32(dot[1][t], w1, xt);
     }
   }
 }
 
-// kT of the tile's tokens. The sums live in memory: registers are full of integer dots.
+// kT of the tile's tokens, one scale per 32 values. The sums live in memory: registers are full of
+// integer dots.
+template <uint32_t kT, bool kMin>
+void product_32(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[kRows]) {
+  for (uint32_t g = 0; g < k / 32; g++) {
+    const float *d = tile.d + g * kTokens, *s = tile.s32 + g * kTokens;
+    __m512i dot[2][kT];
+    dot_steps<kT>(panel.q + static_cast<size_t>(g) * 32 * kRows,
+                  tile.x + static_cast<size_t>(g) * 32 * kTokens,
+                  kMin ? nullptr : tile.start32 + g * kTokens, dot);
+    for (uint32_t v = 0; v < 2; v++) {
+      const __m512 scale = _mm512_loadu_ps(panel.scale + g * kRows + 16 * v);
+      __m512 min = _mm512_setzero_ps();
+      if constexpr (kMin) min = _mm512_loadu_ps(panel.min + g * kRows + 16 * v);
+      for (uint32_t t = 0; t < kT; t++) {
+        const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[v][t]), scale);
+        __m512 total = _mm512_load_ps(sum[t] + 16 * v);
+        total = _mm512_fmadd_ps(y, _mm512_set1_ps(d[t]), total);
+        if constexpr (kMin) total = _mm512_fnmadd_ps(min, _mm512_set1_ps(s[t]), total);
+        _mm512_store_ps(sum[t] + 16 * v, total);
+      }
+    }
+  }
+}
+
+// One scale per 16 values: the dots of both halves of 32 values for 16 rows at a time, so that the
+// halves meet in registers and share the multiplication by the activation scale.
+template <uint32_t kT, bool kMin>
+void product_16(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[kRows]) {
+  for (uint32_t g = 0; g < k / 32; g++) {
+    const float *d = tile.d + g * kTokens, *s = tile.s16 + 2 * g * kTokens;
+    const int32_t *start = tile.start16 + 2 * g * kTokens;
+    const int8_t *x = tile.x + static_cast<size_t>(g) * 32 * kTokens;
+    for (uint32_t v = 0; v < 2; v++) {
+      // Otherwise the compiler keeps the first round's 96 broadcasts for the second, on the stack.
+      __asm__("" : "+r"(x));
+      const uint8_t *q = panel.q + static_cast<size_t>(g) * 32 * kRows + 64 * v;
+      __m512i dot[2][kT];
+      for (uint32_t t = 0; t < kT; t++) {
+        dot[0][t] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[t]);
+        dot[1][t] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[kTokens + t]);
+      }
+#pragma GCC unroll 4
+      for (uint32_t i = 0; i < 4; i++) {
+        const __m512i w0 = load64(q + i * kRows * 4), w1 = load64(q + (i + 4) * kRows * 4);
+        for (uint32_t t = 0; t < kT; t++) {
+          dot[0][t] = _mm512_dpbusd_epi32(dot[0][t], w0, token_word(x, i, t));
+          dot[1][t] = _mm512_dpbusd_epi32(dot[1][t], w1, token_word(x, i + 4, t));
+        }
+      }
+      const float *scale = panel.scale + 2 * g * kRows + 16 * v;
+      const float *min = panel.min + 2 * g * kRows + 16 * v;
+      for (uint32_t t = 0; t < kT; t++) {
+        __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[0][t]), _mm512_loadu_ps(scale));
+        y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[1][t]), _mm512_loadu_ps(scale + kRows), y);
+        __m512 total = _mm512_load_ps(sum[t] + 16 * v);
+        total = _mm512_fmadd_ps(y, _mm512_set1_ps(d[t]), total);
+        if constexpr (kMin) {
+          const __m512 min0 = _mm512_loadu_ps(min), min1 = _mm512_loadu_ps(min + kRows);
+          total = _mm512_fnmadd_ps(min0, _mm512_set1_ps(s[t]), total);
+          total = _mm512_fnmadd_ps(min1, _mm512_set1_ps(s[kTokens + t]), total);
+        }
+        _mm512_store_ps(sum[t] + 16 * v, total);
+      }
+    }
+  }
+}
+
+// sum: [kT][32], set to the products of the panel with kT tokens.
 template <uint32_t kT, uint32_t kGroup, bool kMin>
 void product(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[kRows]) {
   for (uint32_t t = 0; t < kT; t++) {
     _mm512_store_ps(sum[t], _mm512_setzero_ps());
     _mm512_store_ps(sum[t] + 16, _mm512_setzero_ps());
   }
-  constexpr uint32_t kParts = 32 / kGroup;  // scales that share one activation scale
-  alignas(64) float part[kT][kRows];
-  for (uint32_t g = 0; g < k / 32; g++) {
-    for (uint32_t p = 0; p < kParts; p++) {
-      const uint32_t at = g * kParts + p;
-      const int32_t *start = (kGroup == 32 ? tile.start32 : tile.start16) + at * kTokens;
-      const float *s = (kGroup == 32 ? tile.s32 : tile.s16) + at * kTokens;
-      Dots<kT> dot;
-      dot_steps<kT, kGroup / 4>(panel.q + static_cast<size_t>(at) * kGroup * kRows,
-                                tile.x + static_cast<size_t>(at) * kGroup * kTokens,
-                                kMin ? nullptr : start, dot);
-      for (uint32_t v = 0; v < 2; v++) {
-        const __m512 scale = _mm512_loadu_ps(panel.scale + at * kRows + 16 * v);
-        __m512 min = _mm512_setzero_ps();
-        if constexpr (kMin) min = _mm512_loadu_ps(panel.min + at * kRows + 16 * v);
-        for (uint32_t t = 0; t < kT; t++) {
-          __m512 y = _mm512_cvtepi32_ps(dot[v][t]);
-          y = p == 0 ? _mm512_mul_ps(y, scale)
-                     : _mm512_fmadd_ps(y, scale, _mm512_load_ps(part[t] + 16 * v));
-          if (p + 1 < kParts) {
-            _mm512_store_ps(part[t] + 16 * v, y);
-            if constexpr (!kMin) continue;
-          }
-          __m512 total = _mm512_load_ps(sum[t] + 16 * v);
-          if (p + 1 == kParts) {
-            total = _mm512_fmadd_ps(y, _mm512_set1_ps(tile.d[g * kTokens + t]), total);
-          }
-          if constexpr (kMin) total = _mm512_fnmadd_ps(min, _mm512_set1_ps(s[t]), total);
-          _mm512_store_ps(sum[t] + 16 * v, total);
-        }
-      }
-    }
+  if constexpr (kGroup == 32) {
+    product_32<kT, kMin>(k, panel, tile, sum);
+  } else {
+    product_16<kT, kMin>(k, panel, tile, sum);
   }
 }
 

@@ -135,43 +135,26 @@ struct Slab {
   alignas(64) float scale[16 * kSlabRows], min[16 * kSlabRows];
 };
 
-// -128 * (sum of the integers) of each group of n <= 256 activations. Of 16 values: group 4j + l at
-// start[4l + j]; of 32 values: group 2j + l at start[8l + j].
-template <uint32_t kGroup>
-inline void group_starts(const int8_t *x, uint32_t n, int32_t *start) {
-  const __m512i bias = _mm512_set1_epi8(-128);
-  __m512i all = _mm512_setzero_si512();
-#pragma GCC unroll 4
-  for (uint32_t j = 0; j < 4; j++) {
-    const uint32_t left = n > 64 * j ? n - 64 * j : 0;
-    const __mmask16 some = static_cast<__mmask16>(left >= 64 ? 0xffffu : (1u << left / 4) - 1);
-    const __m512i words = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bias,
-                                              _mm512_maskz_loadu_epi32(some, x + 64 * j));
-    __m512i sum = _mm512_add_epi32(words, _mm512_shuffle_epi32(words, _MM_PERM_BADC));
-    sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB));
-    if (kGroup == 32) sum = _mm512_add_epi32(sum, _mm512_shuffle_i32x4(sum, sum, 0xb1));
-    all = _mm512_mask_mov_epi32(all, static_cast<__mmask16>(0x1111u << j), sum);
-  }
-  _mm512_storeu_si512(start, _mm512_sub_epi32(_mm512_setzero_si512(), all));
-}
-
 // acc[c] += the slab's rows times n values of kC tokens. at: its token pointers.
 template <uint32_t kC, uint32_t kGroup, bool kMin>
 inline void add_slab(const Slab &slab, const Cursor<1, kC> &at, uint32_t n, __m512 (&acc)[kC]) {
   constexpr uint32_t kParts = 32 / kGroup;
-  int32_t start[kC][16];
+  int32_t start[kC][16];  // of each 16 values; with kGroup 32, of 32 values at the even places
   if constexpr (!kMin) {
-    for (uint32_t c = 0; c < kC; c++) group_starts<kGroup>(at.q[c], n, start[c]);
+    for (uint32_t c = 0; c < kC; c++) {
+      __m512i sums = group_starts(at.q[c], n);
+      if (kGroup == 32) sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
+      _mm512_storeu_si512(start[c], sums);
+    }
   }
   for (uint32_t g = 0; g < n / 32; g++) {
     __m512 total[kC];
 #pragma GCC unroll 2
     for (uint32_t p = 0; p < kParts; p++) {
       const uint32_t i = g * kParts + p;
-      const uint32_t lane = kGroup == 16 ? i % 4 * 4 + i / 4 : i % 2 * 8 + i / 2;
       __m512i dot[kC];
       for (uint32_t c = 0; c < kC; c++) {
-        dot[c] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[c][lane]);
+        dot[c] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[c][i * (kGroup / 16)]);
       }
 #pragma GCC unroll 8
       for (uint32_t k = i * kGroup; k < (i + 1) * kGroup; k += 4) {

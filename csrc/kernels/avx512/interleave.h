@@ -91,5 +91,23 @@ void interleave_rest(const uint8_t *const (&w)[16], uint32_t n, uint8_t *q, floa
   }
 }
 
+// -128 * (sum of the integers) of each 16 of n <= 256 activations; 0 for groups beyond n.
+inline __m512i group_starts(const int8_t *x, uint32_t n) {
+  const __m512i bias = _mm512_set1_epi8(-128);
+  __m512i all = _mm512_setzero_si512();  // lane 4l + j: group 4j + l
+#pragma GCC unroll 4
+  for (uint32_t j = 0; j < 4; j++) {
+    const uint32_t left = n > 64 * j ? n - 64 * j : 0;
+    const __mmask16 some = static_cast<__mmask16>(left >= 64 ? 0xffffu : (1u << left / 4) - 1);
+    const __m512i words = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bias,
+                                              _mm512_maskz_loadu_epi32(some, x + 64 * j));
+    __m512i sum = _mm512_add_epi32(words, _mm512_shuffle_epi32(words, _MM_PERM_BADC));
+    sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB));
+    all = _mm512_mask_mov_epi32(all, static_cast<__mmask16>(0x1111u << j), sum);
+  }
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, _mm512_sub_epi32(_mm512_setzero_si512(), all));
+}
+
 }  // namespace
 }  // namespace q35
