@@ -201,7 +201,9 @@ inline __m512i nibbles_by_32(const uint8_t *p) {
 
 // The 6-bit scales and mins of Q4_K and Q5_K (layout: unpack_scales_k4) times d and dmin.
 inline Scales scales_k4(const uint8_t *d_dmin, const uint8_t *packed) {
-  const uint32_t a = load_u32(packed), b = load_u32(packed + 4), c = load_u32(packed + 8);
+  uint32_t a = load_u32(packed), b = load_u32(packed + 4), c = load_u32(packed + 8);
+  // Left to itself the compiler does this in vector registers with twice the shuffles.
+  __asm__("" : "+r"(a), "+r"(b), "+r"(c));
   const uint64_t scale_high = (c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u);
   const uint64_t min_high = (c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u);
   const __m128i bytes = _mm_set_epi64x(static_cast<int64_t>((b & 0x3f3f3f3fu) | min_high << 32),
