@@ -1,6 +1,6 @@
 // Fuzz target: opens bytes as a model file. Links with libFuzzer, or with the main() below, which
 // takes files as arguments, or inputs as frames (u64 length, bytes) on standard input with "-".
-// Refused or opened, and then run for a few tokens: nothing in a file may end the process.
+// Refused or opened, and then run for some tokens: nothing in a file may end the process.
 // For each input main() prints a line: the status and the message of the refusal.
 #include <sys/mman.h>
 #include <unistd.h>
@@ -66,14 +66,50 @@ Status walk(const char *path, uint64_t *sum) {
   return walk_model(file, true, sum);
 }
 
-// What a program does with a model that opens: text to tokens, tokens to logits.
+constexpr uint32_t kPrompt = 40;  // longer than a batch of matrix products and a chunk of the state
+
+// Text of the tokens that greedy sampling gives. Damaged weights may leave nothing to draw from.
+Status generate(const qwen35_model *model, qwen35_session *session, qwen35_sampler *sampler,
+                qwen35_stream *stream) {
+  for (int i = 0; i < 3; i++) {
+    qwen35_sample drawn;
+    if (qwen35_session_sample(session, sampler, &drawn) != q35::kOk) return q35::kOk;
+    const char *text = nullptr;
+    size_t length = 0;
+    int32_t stopped = 0;
+    Q35_TRY(qwen35_stream_push(stream, drawn.token, &text, &length, &stopped));
+    Q35_TRY(qwen35_token_bytes(model, drawn.token, &text, &length, nullptr));
+    Q35_TRY(qwen35_session_eval(session, &drawn.token, 1, nullptr, nullptr, nullptr));
+  }
+  return q35::kOk;
+}
+
+Status sample_text(const qwen35_model *model, qwen35_session *session) {
+  qwen35_sampling_params params;
+  qwen35_sampling_defaults(&params);
+  params.n_logprobs = 3;
+  qwen35_sampler *sampler = nullptr;
+  Q35_TRY(qwen35_sampler_create(model, &params, &sampler));
+  qwen35_stream *stream = nullptr;
+  Status status = qwen35_stream_create(model, nullptr, nullptr, 0, 1, &stream);
+  if (status == q35::kOk) status = generate(model, session, sampler, stream);
+  qwen35_stream_close(stream);
+  qwen35_sampler_close(sampler);
+  return status;
+}
+
+// What a program does with a model that opens: text to tokens, tokens to logits, and back.
 Status use_model(const qwen35_model *model, qwen35_session *session) {
   const char *text = "a<|im_end|>\xff";
-  int32_t tokens[16];
+  int32_t tokens[kPrompt];
   size_t n = 0;
   Q35_TRY(qwen35_tokenize(model, text, std::strlen(text), QWEN35_TOKENIZE_SPECIAL, tokens, 16, &n));
+  if (n == 0) return q35::kOk;
   if (n > 4) n = 4;
-  return n == 0 ? q35::kOk : qwen35_session_eval(session, tokens, n, nullptr, nullptr, nullptr);
+  for (size_t i = n; i < kPrompt; i++) tokens[i] = tokens[i % n];
+  Q35_TRY(qwen35_session_eval(session, tokens, n, nullptr, nullptr, nullptr));
+  Q35_TRY(qwen35_session_eval(session, tokens, kPrompt, nullptr, nullptr, nullptr));
+  return sample_text(model, session);
 }
 
 Status run_model(const char *path, bool use_mmap) {
@@ -85,8 +121,7 @@ Status run_model(const char *path, bool use_mmap) {
   Q35_TRY(qwen35_model_open(path, &params, &model));
   qwen35_session_params session_params;
   qwen35_session_defaults(&session_params);
-  session_params.n_ctx = 8;
-  session_params.n_batch = 4;
+  session_params.n_ctx = 48;
   qwen35_session *session = nullptr;
   Status status = qwen35_session_create(model, &session_params, &session);
   if (status == q35::kOk) status = use_model(model, session);

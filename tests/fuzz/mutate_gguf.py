@@ -1,8 +1,9 @@
 """Structure-aware mutations of GGUF files.
 
-The header is cut into typed fields. Of the mutants 70 % set one or two fields to boundary values
-(chosen by group: architecture numbers, tensor records, tokenizer, general), 20 % flip bits in the
-header and 10 % cut the file short. A seed and an index give the same mutant every time.
+The header is cut into typed fields. Of the mutants 55 % set one or two fields to boundary values
+(chosen by group: architecture numbers, tensor records, tokenizer, general), 15 % flip bits in the
+header, 20 % overwrite tensor data, which leaves a model that runs, and 10 % cut the file short. A
+seed and an index give the same mutant every time.
 
 As a program: writes `count` mutants of a file into a folder.
 """
@@ -139,10 +140,12 @@ class Mutator:
         """The mutant with this index, and what was changed."""
         rng = random.Random(f"{seed}/{index}")
         draw = rng.random()
-        if draw < 0.7:
+        if draw < 0.55:
             return self._change_fields(rng)
-        if draw < 0.9:
+        if draw < 0.7:
             return self._flip_bits(rng)
+        if draw < 0.9:
+            return self._spoil_data(rng)
         size = rng.randrange(self.header if rng.random() < 0.7 else len(self.data))
         return self.data[:size], f"cut to {size} bytes"
 
@@ -163,6 +166,16 @@ class Mutator:
         for place in places:
             out[place] ^= 1 << rng.randrange(8)
         return bytes(out), f"bits flipped at {places}"
+
+    def _spoil_data(self, rng: random.Random) -> tuple[bytes, str]:
+        """Runs of bytes that make zeros, NaN, infinities, huge and arbitrary numbers and scales."""
+        out = bytearray(self.data)
+        places = [rng.randrange(self.header, len(out)) for _ in range(rng.choice((1, 4, 64)))]
+        for place in places:
+            size = min(rng.choice((1, 2, 4, 64, 512)), len(out) - place)
+            byte = rng.choice((0x00, 0x7C, 0x7F, 0x80, 0xFC, 0xFF, -1))
+            out[place : place + size] = rng.randbytes(size) if byte < 0 else bytes([byte] * size)
+        return bytes(out), f"data overwritten at {places[:4]}"
 
 
 def main(source: str, folder: str, count: str, seed: str = "0") -> None:

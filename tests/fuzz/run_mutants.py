@@ -30,7 +30,7 @@ BATCH = 200
 # Shapes small enough for thousands of mutants a minute; between them every kind of tensor.
 SMALL = {
     "n_embd": 32, "n_ff": 64, "n_head": 2, "n_head_kv": 1, "head_dim": 32, "lin_k_heads": 1,
-    "lin_v_heads": 2, "lin_head_dim": 16, "n_ctx": 64,
+    "lin_v_heads": 2, "lin_head_dim": 32, "n_ctx": 64,
 }  # fmt: skip
 BASES: dict[str, dict[str, object]] = {
     "mixed": {
@@ -44,6 +44,16 @@ BASES: dict[str, dict[str, object]] = {
         "type": "Q4_K",
         "types": {"ffn_down": "Q6_K", "token_embd": "Q5_K", "attn_v": "Q3_K", "attn_k": "Q2_K"},
         "alignment": 64, "vision": True,
+    },
+    "codebooks": {
+        "n_embd": 256, "n_ff": 256, "n_layer": 2, "full_attention_interval": 2, "n_head": 2,
+        "n_head_kv": 1, "head_dim": 128, "lin_k_heads": 2, "lin_v_heads": 4, "lin_head_dim": 64,
+        "tied": False, "type": "IQ4_XS",
+        "types": {
+            "attn_q": "IQ2_XXS", "attn_k": "IQ2_XS", "attn_v": "IQ2_S", "attn_output": "IQ1_M",
+            "attn_gate": "IQ3_XXS", "ffn_up": "IQ3_S", "ffn_down": "IQ1_S", "ssm_out": "Q5_1",
+            "ssm_alpha": "Q4_1", "ssm_beta": "Q5_0",
+        },
     },
 }  # fmt: skip
 

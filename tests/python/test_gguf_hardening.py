@@ -369,7 +369,10 @@ def test_other_formats_are_named(
 @pytest.mark.parametrize("name", run_mutants.BASES)
 def test_mutants_never_end_the_process(program: Path, tmp_path: Path, name: str) -> None:
     model = tiny_gguf.build(tmp_path / "model.gguf", **run_mutants.BASES[name])
-    summary = run_mutants.run_mutants(program, model.path.read_bytes(), count=300, seed=35)
+    base = model.path.read_bytes()
+    (whole,) = run_mutants.run_inputs(program, [base])
+    assert whole.status == OK, whole.message
+    summary = run_mutants.run_mutants(program, base, count=300, seed=35)
     assert not summary.deaths, "\n".join(summary.deaths[:3])
-    assert summary.statuses[OK] < 150, "most mutants must be refused"
+    assert 30 < summary.statuses[OK] < 150, "most mutants are refused, others run"
     assert set(summary.statuses) <= {OK, MODEL, UNSUPPORTED}, summary.statuses

@@ -20,7 +20,7 @@ from qwen35cpp._native import ffi, lib, text
 
 SHAPE = {
     "n_embd": 32, "n_ff": 64, "n_head": 2, "n_head_kv": 1, "head_dim": 32, "lin_k_heads": 1,
-    "lin_v_heads": 2, "lin_head_dim": 16, "n_ctx": 64, "mtp": True, "tied": False,
+    "lin_v_heads": 2, "lin_head_dim": 32, "n_ctx": 64, "mtp": True, "tied": False,
 }  # fmt: skip
 MANY_VALUES = {
     f"test.{kind.name}": (value, kind)
