@@ -21,6 +21,20 @@ struct Cursor {
   const float *s[kC];
 };
 
+template <class D>
+inline __m512i load_bytes(const uint8_t *p, int c) {
+  if constexpr (D::kScaled) return D::load_scaled(p, c);
+  return D::load(p, c);
+}
+
+// d: activation scales, one per 16 values; undoes the factor of load_scaled().
+template <class D>
+inline __m512 unscale(__m512 d) {
+  if constexpr (!D::kScaled) return d;
+  constexpr float h = 1.0f / 16;
+  return _mm512_mul_ps(d, _mm512_setr_ps(1, 1, h, h, 1, 1, h, h, 1, 1, h, h, 1, 1, h, h));
+}
+
 // acc[r][c] += the products of 256 values. The unsigned bytes make dots that are too large by
 // kBias * sum(x): the dot starts at minus that, so it ends as the exact integer.
 template <class D, uint32_t kR, uint32_t kC>
@@ -29,7 +43,7 @@ inline void add_256(const Cursor<kR, kC> &at, __m512 (&acc)[kR][kC]) {
   for (uint32_t r = 0; r < kR; r++) {
     const Scales scales = D::scales(at.w[r]);
     for (uint32_t c = 0; c < kC; c++) {
-      const __m512 d = double_lanes(_mm512_castps256_ps512(_mm256_loadu_ps(at.d[c])));
+      const __m512 d = unscale<D>(double_lanes(_mm512_castps256_ps512(_mm256_loadu_ps(at.d[c]))));
       factor[r][c] = _mm512_mul_ps(scales.scale, d);
       if constexpr (D::kHasMin) {
         acc[r][c] = _mm512_fnmadd_ps(scales.min, _mm512_loadu_ps(at.s[c]), acc[r][c]);
@@ -50,7 +64,7 @@ inline void add_256(const Cursor<kR, kC> &at, __m512 (&acc)[kR][kC]) {
       }
     }
     for (uint32_t r = 0; r < kR; r++) {
-      const __m512i w = D::load(at.w[r], i);
+      const __m512i w = load_bytes<D>(at.w[r], i);
       for (uint32_t c = 0; c < kC; c++) {
         const __m512 dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start[c], w, x[c]));
         acc[r][c] = _mm512_fmadd_ps(dot, _mm512_permutexvar_ps(index, factor[r][c]), acc[r][c]);
