@@ -1,5 +1,5 @@
-// Integer products for few tokens on AVX-512 VNNI, straight from the file's blocks. One or two
-// tokens: blocks are decoded in registers, each row by itself. Three to eight: 16 rows are
+// Integer products for few tokens on AVX-512 VNNI, straight from the file's blocks. Up to three
+// or four tokens: blocks are decoded in registers, each row by itself. More: 16 rows are
 // interleaved 256 values at a time, which costs more per weight and less per token.
 #include "kernels/avx512/interleave.h"
 #include "kernels/avx512/tier_avx512.h"
@@ -139,9 +139,13 @@ inline void gemv_rows(const GemvArgs &g, uint32_t row) {
   if (col < g.n_cols) gemv_tile<D, kR, 1>(g, row, col);
 }
 
-// ---- three to eight tokens --------------------------------------------------------------------
+// ---- four to eight tokens ---------------------------------------------------------------------
 
 constexpr uint32_t kSlabRows = 16;
+
+// Fewest columns for which slabs measured faster than pairs of columns.
+template <class D>
+constexpr uint32_t kSlabCols = D::kBlock == 32 ? 4 : 5;
 
 // 256 values of 16 rows, interleaved.
 struct Slab {
@@ -196,15 +200,15 @@ inline void add_slab(const Slab &slab, const Cursor<1, kC> &at, uint32_t n, __m5
   }
 }
 
-// 16 rows from `row` on by the tokens col..col+kC-1.
+// 16 rows from `row` on by all kC tokens.
 template <class D, uint32_t kC>
-void gemv_slabs(const GemvArgs &g, uint32_t row, uint32_t col) {
+void gemv_slabs(const GemvArgs &g, uint32_t row) {
   const uint8_t *w[kSlabRows];
   for (uint32_t r = 0; r < kSlabRows; r++) w[r] = g.w + (row + r) * g.row_bytes;
   Cursor<1, kC> at;
   __m512 acc[kC];
   for (uint32_t c = 0; c < kC; c++) {
-    const uint64_t first = static_cast<uint64_t>(col + c) * g.k;
+    const uint64_t first = static_cast<uint64_t>(c) * g.k;
     at.q[c] = g.act.q + first;
     at.d[c] = g.act.d + first / kActGroup;
     at.s[c] = g.act.s + first / 16;
@@ -232,31 +236,29 @@ void gemv_slabs(const GemvArgs &g, uint32_t row, uint32_t col) {
       add_slab<kC, D::kGroup, D::kHasMin>(slab, at, g.k % 256, acc);
     }
   }
-  for (uint32_t c = 0; c < kC; c++) _mm512_storeu_ps(g.y + (col + c) * g.y_stride + row, acc[c]);
+  for (uint32_t c = 0; c < kC; c++) _mm512_storeu_ps(g.y + c * g.y_stride + row, acc[c]);
 }
 
 template <class D>
 void slab_columns(const GemvArgs &g, uint32_t row) {
   switch (g.n_cols) {
-    case 3:
-      return gemv_slabs<D, 3>(g, row, 0);
     case 4:
-      return gemv_slabs<D, 4>(g, row, 0);
+      return gemv_slabs<D, 4>(g, row);
     case 5:
-      return gemv_slabs<D, 5>(g, row, 0);
+      return gemv_slabs<D, 5>(g, row);
     case 6:
-      return gemv_slabs<D, 6>(g, row, 0);
+      return gemv_slabs<D, 6>(g, row);
     case 7:
-      return gemv_slabs<D, 7>(g, row, 0);
+      return gemv_slabs<D, 7>(g, row);
     default:
-      return gemv_slabs<D, 8>(g, row, 0);
+      return gemv_slabs<D, 8>(g, row);
   }
 }
 
 template <class D>
 void gemv(const GemvArgs &g) {
   uint32_t row = 0;
-  if (g.n_cols >= 3) {
+  if (g.n_cols >= kSlabCols<D>) {
     for (; row + kSlabRows <= g.rows; row += kSlabRows) slab_columns<D>(g, row);
   }
   for (; row + 4 <= g.rows; row += 4) gemv_rows<D, 4>(g, row);
