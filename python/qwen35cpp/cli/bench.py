@@ -69,8 +69,10 @@ def _prefill(llama: Llama, n: int, repeat: int) -> Result:
         text = llama.generate(tokens, max_tokens=1, temperature=0)
         if index:  # the first one touches the weights for the first time
             rates.append(n / text.timings.prefill_seconds)
-    per_token = 2e-9 * llama.info.step_macs * statistics.median(rates)
-    return Result(f"pp{n}", rates, 0.0, per_token)
+    info = llama.info
+    head = info.n_vocab * info.n_embd  # of the last token only
+    per_token = info.step_macs - head * (1 - 1 / n)
+    return Result(f"pp{n}", rates, 0.0, 2e-9 * per_token * statistics.median(rates))
 
 
 def _decode(llama: Llama, depth: int, n: int, repeat: int) -> Result:
