@@ -78,7 +78,8 @@ class PlannedTensor:
 
 def plus_one(values: Floats) -> Floats:
     """From w to 1 + w, in float32 as the reference adds it."""
-    return values + np.float32(1)
+    shifted: Floats = values + np.float32(1)
+    return shifted
 
 
 def decay_rate(values: Floats) -> Floats:
