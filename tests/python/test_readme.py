@@ -1,0 +1,61 @@
+"""The snippets of README.md do what it says, on a small random model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tiny_gguf
+from qwen35cpp import convert
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def folder(
+    tiny_model: Callable[..., tiny_gguf.TinyModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A working folder with the files that README.md names."""
+    path = tiny_model(n_embd=256, n_ff=256).path
+    convert.quantize(path, tmp_path / "model.gguf", "q8_0", allow_requantize=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_snippets_run(folder: Path) -> None:
+    (snippet,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet.replace("max_tokens=16", "max_tokens=4")],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("name", ["run", "info", "verify", "bench", "doctor"])
+def test_commands_run(folder: Path, name: str) -> None:
+    commands = re.findall(rf"(?:^|[\s/;])qwen35cpp ({name}\b[^;#`\n]*)", "".join(blocks("sh")))
+    assert commands
+    for command in commands:
+        extra = ["--max-tokens", "2"] if name == "run" else []
+        done = subprocess.run(
+            [sys.executable, "-m", "qwen35cpp", *shlex.split(command), *extra],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+        assert done.returncode == 0, done.stderr
