@@ -163,7 +163,8 @@ class Llama:
         """Continues a prompt.
 
         Sampling starts from what the model's card recommends (or from `sampling`), and every
-        setting given here replaces its value; temperature=0 takes the most likely token.
+        setting given here replaces its value. temperature=0 takes the most likely token, without
+        the card's penalties.
 
         Args:
             prompt: text, UTF-8 bytes or token ids.
@@ -187,7 +188,9 @@ class Llama:
                 in the answer. Leave it off for text that comes from users.
             progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
         """
-        start = sampling or recommended(self.info)
+        # The cards' penalties belong to sampling: greedy text is the plain argmax unless asked.
+        default = Sampling() if temperature == 0 else recommended(self.info)
+        start = sampling or default
         chosen = start.updated(
             temperature=temperature,
             top_k=top_k,

@@ -103,7 +103,7 @@ def test_a_seed_drawn_by_the_engine_is_reported(llama: Llama) -> None:
 
 
 def test_temperature_zero_takes_the_largest_logit(llama: Llama) -> None:
-    text = llama.generate(PROMPT, max_tokens=6, temperature=0, presence_penalty=0, ignore_eos=True)
+    text = llama.generate(PROMPT, max_tokens=24, temperature=0, ignore_eos=True)
     llama.reset()
     logits = llama.eval(llama.tokenize(PROMPT))
     for token in text.tokens:
@@ -125,7 +125,7 @@ def test_logit_bias_forces_and_forbids(llama: Llama) -> None:
 
 @pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
 def test_penalties_lower_the_logits_of_generated_tokens(llama: Llama, name: str) -> None:
-    options = {"presence_penalty": 0.0, name: 2.0}
+    options = {name: 2.0}
     text = llama.generate(PROMPT, max_tokens=24, temperature=0, ignore_eos=True, **options)  # type: ignore[call-overload]
     llama.reset()
     used = [t for t in range(llama.n_vocab()) if llama.detokenize([t], special=True)]
