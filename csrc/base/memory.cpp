@@ -48,8 +48,9 @@ Status Region::allocate(uint64_t bytes, bool huge_pages, Region *out) {
 Status Region::map_file(int fd, uint64_t bytes, Region *out) {
   void *base = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
   if (base == MAP_FAILED) {
-    return fail(QWEN35_ERROR_IO, "cannot map %llu bytes: %s",
-                static_cast<unsigned long long>(bytes), std::strerror(errno));
+    const Status code = errno == ENOMEM ? QWEN35_ERROR_MEMORY : QWEN35_ERROR_IO;
+    return fail(code, "cannot map %llu bytes: %s", static_cast<unsigned long long>(bytes),
+                std::strerror(errno));
   }
   Region region;
   region.base_ = base;

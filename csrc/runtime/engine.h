@@ -1,5 +1,5 @@
 // The opened model behind qwen35_model: weights, tokenizer, kernels and threads. Immutable after
-// open(), except that one evaluation at a time may use the pool.
+// open(), except that one batch at a time may use the pool.
 #pragma once
 
 #include <mutex>
@@ -18,7 +18,7 @@ struct qwen35_model {
   q35::Tokenizer tokenizer;
   q35::Kernels kernels;
   q35::ThreadPool pool;
-  std::mutex pool_mutex;  // held while an evaluation runs
+  std::mutex pool_mutex;  // held while a batch runs
   bool has_weights = false;
   int32_t matrix_type = -1;
 

@@ -73,7 +73,6 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
         state.position(), state.capacity());
   }
   qwen35_outputs outputs = wanted;  // its pointers move on as rows are given
-  std::lock_guard<std::mutex> lock(model->pool_mutex);
   for (size_t done = 0; done < n;) {
     const uint32_t count = n - done < n_batch ? static_cast<uint32_t>(n - done) : n_batch;
     const bool last = done + count == n;
@@ -89,6 +88,8 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
 
 Status qwen35_session::eval_batch(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                                   qwen35_outputs *outputs) {
+  // Held for a batch only: sessions take turns, and progress functions may evaluate others.
+  std::lock_guard<std::mutex> lock(model->pool_mutex);
   if (cancel.exchange(0) != 0) return fail(QWEN35_ERROR_CANCELLED, "cancelled");
   has_logits = false;
   if (n <= kUninterrupted) {

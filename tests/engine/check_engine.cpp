@@ -1,0 +1,204 @@
+// Check of evaluation across threads: results do not depend on the number of threads, on sessions
+// that run at the same time, or on a prefill that was cancelled and continued. Meant to run under
+// the thread sanitizer as well.
+//
+//   check_engine MODEL
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "engine/handles.h"
+
+namespace {
+
+constexpr uint32_t kBatch = 32;
+constexpr size_t kPrompt = 200;  // six full batches and a part of one
+constexpr size_t kSteps = 6;
+constexpr uint32_t kContext = 256;
+
+using Logits = std::vector<float>;
+
+uint32_t vocabulary(const qwen35_model *model) {
+  qwen35_model_info info;
+  expect_ok(qwen35_model_get_info(model, &info), "model_get_info");
+  return info.n_vocab;
+}
+
+qwen35_outputs all_logits(Logits *logits) {
+  qwen35_outputs outputs = {};
+  outputs.struct_size = sizeof outputs;
+  outputs.logits = logits->data();
+  return outputs;
+}
+
+// Logits of the last prompt token and of every decoded one: [1 + kSteps, n_vocab].
+void decode(qwen35_session *session, const std::vector<int32_t> &tokens, uint32_t n_vocab,
+            Logits *rows) {
+  for (size_t i = 0; i < kSteps; i++) {
+    Logits row(n_vocab);
+    const qwen35_outputs outputs = all_logits(&row);
+    expect_ok(qwen35_session_eval(session, &tokens[i], 1, &outputs, nullptr, nullptr), "decode");
+    rows->insert(rows->end(), row.begin(), row.end());
+  }
+}
+
+Logits run_all(qwen35_session *session, const std::vector<int32_t> &tokens, uint32_t n_vocab) {
+  Logits rows(n_vocab);
+  const qwen35_outputs outputs = all_logits(&rows);
+  expect_ok(qwen35_session_eval(session, tokens.data(), tokens.size(), &outputs, nullptr, nullptr),
+            "prefill");
+  decode(session, tokens, n_vocab, &rows);
+  return rows;
+}
+
+bool same(const Logits &a, const Logits &b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+Logits check_thread_counts(const char *path, const std::vector<int32_t> &tokens) {
+  Logits expected;
+  for (int32_t threads = 1; threads <= 3; threads++) {
+    const Model model = open_model(path, threads);
+    expect(qwen35_model_threads(model.get()) == threads, "the number of threads");
+    const Session session = open_session(model.get(), kContext, kBatch);
+    const Logits rows = run_all(session.get(), tokens, vocabulary(model.get()));
+    if (threads == 1) expected = rows;
+    expect(same(rows, expected), "logits do not depend on the number of threads");
+  }
+  return expected;
+}
+
+void check_two_sessions(qwen35_model *model, const std::vector<int32_t> &tokens,
+                        const Logits &expected) {
+  const uint32_t n_vocab = vocabulary(model);
+  Logits rows[2];
+  std::thread threads[2];
+  for (int i = 0; i < 2; i++) {
+    threads[i] = std::thread([&, i] {
+      const Session session = open_session(model, kContext, kBatch);
+      rows[i] = run_all(session.get(), tokens, n_vocab);
+      qwen35_session_reset(session.get());
+      expect(same(run_all(session.get(), tokens, n_vocab), rows[i]), "equal after a reset");
+      expect(qwen35_session_eval(session.get(), tokens.data(), kPrompt, nullptr, nullptr,
+                                 nullptr) == QWEN35_ERROR_CONTEXT,
+             "errors of two threads");
+    });
+  }
+  for (std::thread &thread : threads) thread.join();
+  expect(same(rows[0], expected) && same(rows[1], expected), "two sessions at once");
+}
+
+struct Canceller {
+  qwen35_session *session;
+  std::atomic<size_t> done{0};  // tokens that the prefill reports
+  std::atomic<bool> stop{false};
+};
+
+int32_t report(void *user, size_t done, size_t) {
+  static_cast<Canceller *>(user)->done.store(done);
+  return 0;
+}
+
+// Prefills with a cancel from another thread some `spins` after batch `batch`, continues, and
+// returns whether the cancel arrived in time.
+bool cancel_and_continue(qwen35_session *session, const std::vector<int32_t> &tokens, size_t batch,
+                         int spins, const Logits &expected) {
+  qwen35_session_reset(session);
+  Canceller shared;
+  shared.session = session;
+  std::thread thread([&] {
+    while (shared.done.load() < batch * kBatch && !shared.stop.load()) std::this_thread::yield();
+    for (volatile int i = 0; i < spins; i = i + 1) {
+    }
+    qwen35_session_cancel(shared.session);
+  });
+  Logits rows(expected.size() / (1 + kSteps));
+  const uint32_t n_vocab = static_cast<uint32_t>(rows.size());
+  qwen35_outputs outputs = all_logits(&rows);
+  const qwen35_status status =
+      qwen35_session_eval(session, tokens.data(), tokens.size(), &outputs, report, &shared);
+  shared.stop.store(true);
+  thread.join();
+  qwen35_session_clear_cancel(session);
+  const size_t position = qwen35_session_position(session);
+  if (status == QWEN35_ERROR_CANCELLED) {
+    expect(position % kBatch == 0 && position < tokens.size(), "a cancelled prefill's position");
+    expect(position == shared.done.load(), "finished batches are kept");
+    expect_ok(qwen35_session_eval(session, tokens.data() + position, tokens.size() - position,
+                                  &outputs, nullptr, nullptr),
+              "continue after a cancel");
+  } else {
+    expect_ok(status, "prefill with a late cancel");
+  }
+  expect(qwen35_session_position(session) == tokens.size(), "position after the prefill");
+  decode(session, tokens, n_vocab, &rows);
+  expect(same(rows, expected), "logits after a cancel");
+  return status == QWEN35_ERROR_CANCELLED;
+}
+
+void check_cancel(qwen35_model *model, const std::vector<int32_t> &tokens, const Logits &expected) {
+  const Session session = open_session(model, kContext, kBatch);
+  size_t n_cancelled = 0;
+  for (size_t batch = 0; batch < 6; batch++) {
+    for (int spins = 0; spins <= 300000; spins = spins * 4 + 100) {
+      n_cancelled += cancel_and_continue(session.get(), tokens, batch, spins, expected);
+    }
+  }
+  expect(n_cancelled != 0, "a cancel from another thread stops a prefill");
+  std::printf("%zu prefills were cancelled\n", n_cancelled);
+}
+
+// A cancel without a running eval stops the next one before it starts, once.
+void check_early_cancel(qwen35_model *model, const std::vector<int32_t> &tokens) {
+  const Session session = open_session(model, kContext, kBatch);
+  qwen35_session_cancel(session.get());
+  for (const qwen35_status expected : {QWEN35_ERROR_CANCELLED, QWEN35_OK}) {
+    expect(
+        qwen35_session_eval(session.get(), tokens.data(), 1, nullptr, nullptr, nullptr) == expected,
+        "a cancel before an eval");
+  }
+  expect(qwen35_session_position(session.get()) == 1, "position after an early cancel");
+}
+
+int32_t stop_at_64(void *, size_t done, size_t) {
+  return done >= 64;
+}
+
+// A progress function may stop the prefill, and may use other sessions of the model.
+void check_progress(qwen35_model *model, const std::vector<int32_t> &tokens) {
+  const Session session = open_session(model, kContext, kBatch);
+  expect(qwen35_session_eval(session.get(), tokens.data(), tokens.size(), nullptr, stop_at_64,
+                             nullptr) == QWEN35_ERROR_CANCELLED,
+         "a progress function cancels");
+  expect(qwen35_session_position(session.get()) == 64, "position after a progress function");
+  struct Other {
+    qwen35_session *session;
+    const int32_t *tokens;
+  };
+  const Session second = open_session(model, kContext, kBatch);
+  Other other = {second.get(), tokens.data()};
+  const auto evaluate_other = [](void *user, size_t, size_t) -> int32_t {
+    const Other &o = *static_cast<Other *>(user);
+    return qwen35_session_eval(o.session, o.tokens, 1, nullptr, nullptr, nullptr);
+  };
+  expect_ok(qwen35_session_eval(session.get(), tokens.data(), 100, nullptr, evaluate_other, &other),
+            "a progress function that evaluates another session");
+  expect(qwen35_session_position(second.get()) == 4, "one token of the other session per batch");
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: check_engine MODEL\n");
+    return 2;
+  }
+  const std::vector<int32_t> tokens = make_tokens(kPrompt, 7);
+  const Logits expected = check_thread_counts(argv[1], tokens);
+  const Model model = open_model(argv[1], 3);
+  check_two_sessions(model.get(), tokens, expected);
+  check_cancel(model.get(), tokens, expected);
+  check_early_cancel(model.get(), tokens);
+  check_progress(model.get(), tokens);
+  return 0;
+}
