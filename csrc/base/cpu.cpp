@@ -2,12 +2,30 @@
 
 #include <sched.h>
 #include <unistd.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 namespace q35 {
+
+#if defined(__aarch64__) && defined(__APPLE__)
+namespace {
+
+// A feature of the processor as the kernel of macOS reports it.
+bool has_feature(const char *name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+}  // namespace
+#endif
 
 CpuFeatures cpu_features() {
   CpuFeatures f = {};
@@ -21,6 +39,14 @@ CpuFeatures cpu_features() {
   f.bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
 #elif defined(__aarch64__)
   f.neon = true;
+#if defined(__linux__)
+  // Bits of the Linux ABI, named in asm/hwcap.h of newer systems than some we build on.
+  f.dotprod = (getauxval(AT_HWCAP) & 1ul << 20) != 0;             // HWCAP_ASIMDDP
+  f.i8mm = f.dotprod && (getauxval(AT_HWCAP2) & 1ul << 13) != 0;  // HWCAP2_I8MM
+#elif defined(__APPLE__)
+  f.dotprod = has_feature("hw.optional.arm.FEAT_DotProd");
+  f.i8mm = f.dotprod && has_feature("hw.optional.arm.FEAT_I8MM");
+#endif
 #endif
   return f;
 }

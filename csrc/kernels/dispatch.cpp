@@ -14,6 +14,10 @@ const char *isa_name(Isa isa) {
       return "avx512";
     case Isa::Neon:
       return "neon";
+    case Isa::NeonDotprod:
+      return "neon_dotprod";
+    case Isa::NeonI8mm:
+      return "neon_i8mm";
   }
   return "unknown";
 }
@@ -41,6 +45,18 @@ bool isa_available(Isa isa) {
 #else
       return false;
 #endif
+    case Isa::NeonDotprod:
+#ifdef QWEN35_HAVE_neon_dotprod
+      return cpu.dotprod;
+#else
+      return false;
+#endif
+    case Isa::NeonI8mm:
+#ifdef QWEN35_HAVE_neon_i8mm
+      return cpu.i8mm;
+#else
+      return false;
+#endif
   }
   return false;
 }
@@ -55,7 +71,14 @@ Kernels kernels_for(Isa isa) {
   if (isa == Isa::Avx512) q35_init_avx512(&table);
 #endif
 #ifdef QWEN35_HAVE_neon
+  // Each of these fills all that the one before fills.
   if (isa == Isa::Neon) q35_init_neon(&table);
+#endif
+#ifdef QWEN35_HAVE_neon_dotprod
+  if (isa == Isa::NeonDotprod) q35_init_neon_dotprod(&table);
+#endif
+#ifdef QWEN35_HAVE_neon_i8mm
+  if (isa == Isa::NeonI8mm) q35_init_neon_i8mm(&table);
 #endif
   (void)isa;
   return table;

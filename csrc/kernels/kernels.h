@@ -131,7 +131,7 @@ struct Kernels {
 };
 
 // CPU tiers, weakest first.
-enum class Isa { Scalar, Avx2, Avx512, Neon };
+enum class Isa { Scalar, Avx2, Avx512, Neon, NeonDotprod, NeonI8mm };
 
 const char *isa_name(Isa isa);
 // True when this build has the tier and this CPU can run it.
@@ -144,5 +144,7 @@ void q35_init_scalar(Kernels *kernels);
 void q35_init_avx2(Kernels *kernels);
 void q35_init_avx512(Kernels *kernels);
 void q35_init_neon(Kernels *kernels);
+void q35_init_neon_dotprod(Kernels *kernels);
+void q35_init_neon_i8mm(Kernels *kernels);
 
 }  // namespace q35

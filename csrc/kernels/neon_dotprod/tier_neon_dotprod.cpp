@@ -1,0 +1,17 @@
+// The neon_dotprod tier: sdot, as on the Cortex-A76 of a Raspberry Pi 5.
+#include "kernels/neon/gemm.h"
+#include "kernels/neon/gemv.h"
+#include "kernels/vector/gemm_f32.h"
+#include "kernels/vector/ops.h"
+
+namespace q35 {
+
+void q35_init_neon_dotprod(Kernels *kernels) {
+  kernels->isa = "neon_dotprod";
+  fill_ops(kernels);
+  fill_gemm_f32(kernels);
+  fill_gemv(kernels);
+  fill_gemm_q8(kernels);
+}
+
+}  // namespace q35
