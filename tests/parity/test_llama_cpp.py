@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ggml_writer
 import llama_cpp_peer
 from parity import Models, Shape, mean_kld, random_tokens
 from qwen35cpp import Llama, convert
@@ -70,14 +71,34 @@ def test_float_files_give_the_same_ids(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("type_name", TYPES)
-def test_quantised_files_agree_up_to_rounding(
+def test_our_files_agree_up_to_rounding(
     models: Models,
     report: Callable[[str], None],
     tmp_path: Path,
     shape: Shape,
     type_name: str,
 ) -> None:
-    path, exact_path = models.gguf(shape, type_name), tmp_path / "exact.gguf"
+    path = models.gguf(shape, type_name)
+    report(f"our file, {shape} {type_name}: {compare(path, tmp_path)}")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("type_name", sorted(ggml_writer.FILE_TYPES))
+def test_files_of_llama_cpp_agree_up_to_rounding(
+    models: Models,
+    report: Callable[[str], None],
+    tmp_path: Path,
+    shape: Shape,
+    type_name: str,
+) -> None:
+    path = tmp_path / f"{type_name}.gguf"
+    ggml_writer.requantise(models.gguf(shape, "f32"), path, type_name)
+    report(f"llama.cpp's file, {shape} {type_name}: {compare(path, tmp_path)}")
+
+
+def compare(path: Path, folder: Path) -> str:
+    """Asserts that both engines agree on `path` up to rounding; returns the figures."""
+    exact_path = folder / "exact.gguf"
     convert.quantize(path, exact_path, "f32", allow_requantize=True)
     with (
         Llama(path, n_ctx=256, kv_type="f16") as llm,
@@ -92,11 +113,12 @@ def test_quantised_files_agree_up_to_rounding(
     our_loss, their_loss = mean_kld(truth, ours), mean_kld(truth, theirs)
     moved = float(np.abs(ours - truth).max())
     differing = sorted(round(gap, 3) for gap in gaps if gap is not None)
-    report(
-        f"{shape} {type_name}: KLD to the unrounded model {our_loss:.1e}, "
-        f"llama.cpp {their_loss:.1e}; "
+    figures = (
+        f"KLD to the unrounded model {our_loss:.1e}, llama.cpp {their_loss:.1e}; "
         f"{gaps.count(None)} of {PROMPTS} texts equal, logit gaps where they part {differing}, "
         f"rounding moves logits by up to {moved:.2f}"
     )
-    assert our_loss <= 1.5 * their_loss
-    assert all(gap <= 2 * moved * (1 + their_loss / our_loss) ** 0.5 for gap in differing)
+    assert our_loss <= 1.5 * their_loss, figures
+    # Both engines move logits, independently; their scales are as the roots of their losses.
+    assert all(gap <= 2 * moved * (1 + their_loss / our_loss) ** 0.5 for gap in differing), figures
+    return figures
