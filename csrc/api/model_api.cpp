@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "api/api.h"
 #include "base/cpu.h"
 #include "runtime/engine.h"
 #include "runtime/measure.h"
@@ -10,13 +11,10 @@
 using q35::clear_error;
 using q35::fail;
 using q35::kOk;
+using q35::refuse_null;
 using q35::Status;
 
 namespace {
-
-Status refuse_null(const char *call, const char *name) {
-  return fail(QWEN35_ERROR_ARGUMENT, "%s: %s is NULL", call, name);
-}
 
 Status check_threads(int32_t n_threads) {
   if (n_threads >= 0 && n_threads <= 1024) return kOk;
@@ -24,12 +22,7 @@ Status check_threads(int32_t n_threads) {
 }
 
 Status check_params(const qwen35_model_params &params) {
-  if (params.struct_size != sizeof params) {
-    return fail(QWEN35_ERROR_ARGUMENT,
-                "qwen35_model_params.struct_size: expected %zu, found %u: call "
-                "qwen35_model_defaults first",
-                sizeof params, params.struct_size);
-  }
+  Q35_TRY(q35::check_struct_size("model_params", params.struct_size, sizeof params));
   return check_threads(params.n_threads);
 }
 
@@ -83,7 +76,7 @@ qwen35_status qwen35_model_open(const char *path, const qwen35_model_params *par
   const Status status = model->open(path, *params);
   if (status != kOk) {
     delete model;
-    return status;
+    return q35::name_file(status, path);
   }
   *out = model;
   return kOk;

@@ -1,18 +1,24 @@
 // C API: tensor types, and conversion between floats and blocks.
 #include <cmath>
 
+#include "api/api.h"
 #include "base/checked.h"
-#include "base/status.h"
 #include "quant/quant.h"
 
-namespace q35 {
+using q35::clear_error;
+using q35::fail;
+using q35::kOk;
+using q35::refuse_null;
+using q35::Status;
+using q35::TypeTraits;
+
 namespace {
 
 using Wide = unsigned long long;
 
 // The traits of a type that the caller named, or null and a message.
 const TypeTraits *find_type(int32_t type, const char *function, Status *status) {
-  const TypeTraits *traits = type < 0 ? nullptr : type_traits(static_cast<uint32_t>(type));
+  const TypeTraits *traits = type < 0 ? nullptr : q35::type_traits(static_cast<uint32_t>(type));
   if (traits == nullptr) {
     *status = fail(QWEN35_ERROR_UNSUPPORTED, "%s: tensor type %d is not known", function,
                    static_cast<int>(type));
@@ -31,7 +37,7 @@ Status check_shape(const TypeTraits &traits, uint64_t rows, uint64_t cols, const
                 function, static_cast<Wide>(cols), traits.name, traits.block_size);
   }
   uint64_t bytes = 0;
-  if (!checked_mul(rows, cols, &bytes) || !checked_mul(bytes, sizeof(float), &bytes) ||
+  if (!q35::checked_mul(rows, cols, &bytes) || !q35::checked_mul(bytes, sizeof(float), &bytes) ||
       bytes > PTRDIFF_MAX) {
     return fail(QWEN35_ERROR_ARGUMENT, "%s: the shape %llu x %llu is too large", function,
                 static_cast<Wide>(rows), static_cast<Wide>(cols));
@@ -63,9 +69,11 @@ Status check_finite(const float *src, uint64_t rows, uint64_t cols) {
   return kOk;
 }
 
-Status type_info(int32_t type, qwen35_type_traits *out) {
+}  // namespace
+
+qwen35_status qwen35_type_info(int32_t type, qwen35_type_traits *out) {
   clear_error();
-  if (out == nullptr) return fail(QWEN35_ERROR_ARGUMENT, "qwen35_type_info: out is NULL");
+  if (out == nullptr) return refuse_null("qwen35_type_info", "out");
   Status status = kOk;
   const TypeTraits *traits = find_type(type, "qwen35_type_info", &status);
   if (traits == nullptr) return status;
@@ -76,12 +84,11 @@ Status type_info(int32_t type, qwen35_type_traits *out) {
   return kOk;
 }
 
-Status quantize(int32_t type, const float *src, uint64_t rows, uint64_t cols,
-                const float *importance, void *dst) {
+qwen35_status qwen35_quantize(int32_t type, const float *src, uint64_t rows, uint64_t cols,
+                              const float *importance, void *dst) {
   clear_error();
-  if (src == nullptr || dst == nullptr) {
-    return fail(QWEN35_ERROR_ARGUMENT, "qwen35_quantize: %s is NULL", src ? "dst" : "src");
-  }
+  if (src == nullptr) return refuse_null("qwen35_quantize", "src");
+  if (dst == nullptr) return refuse_null("qwen35_quantize", "dst");
   Status status = kOk;
   const TypeTraits *traits = find_type(type, "qwen35_quantize", &status);
   if (traits == nullptr) return status;
@@ -91,39 +98,22 @@ Status quantize(int32_t type, const float *src, uint64_t rows, uint64_t cols,
   Q35_TRY(check_shape(*traits, rows, cols, "qwen35_quantize"));
   Q35_TRY(check_importance(importance, cols));
   if (traits->group != 0) Q35_TRY(check_finite(src, rows, cols));
-  const uint64_t row_bytes = type_bytes(*traits, cols);
+  const uint64_t row_bytes = q35::type_bytes(*traits, cols);
   for (uint64_t r = 0; r < rows; r++) {
     traits->encode(src + r * cols, importance, static_cast<uint8_t *>(dst) + r * row_bytes, cols);
   }
   return kOk;
 }
 
-Status dequantize(int32_t type, const void *src, uint64_t rows, uint64_t cols, float *dst) {
+qwen35_status qwen35_dequantize(int32_t type, const void *src, uint64_t rows, uint64_t cols,
+                                float *dst) {
   clear_error();
-  if (src == nullptr || dst == nullptr) {
-    return fail(QWEN35_ERROR_ARGUMENT, "qwen35_dequantize: %s is NULL", src ? "dst" : "src");
-  }
+  if (src == nullptr) return refuse_null("qwen35_dequantize", "src");
+  if (dst == nullptr) return refuse_null("qwen35_dequantize", "dst");
   Status status = kOk;
   const TypeTraits *traits = find_type(type, "qwen35_dequantize", &status);
   if (traits == nullptr) return status;
   Q35_TRY(check_shape(*traits, rows, cols, "qwen35_dequantize"));
   traits->decode(static_cast<const uint8_t *>(src), dst, rows * cols);
   return kOk;
-}
-
-}  // namespace
-}  // namespace q35
-
-extern "C" qwen35_status qwen35_type_info(int32_t type, qwen35_type_traits *out) {
-  return q35::type_info(type, out);
-}
-
-extern "C" qwen35_status qwen35_quantize(int32_t type, const float *src, uint64_t rows,
-                                         uint64_t cols, const float *importance, void *dst) {
-  return q35::quantize(type, src, rows, cols, importance, dst);
-}
-
-extern "C" qwen35_status qwen35_dequantize(int32_t type, const void *src, uint64_t rows,
-                                           uint64_t cols, float *dst) {
-  return q35::dequantize(type, src, rows, cols, dst);
 }

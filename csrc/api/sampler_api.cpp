@@ -1,19 +1,18 @@
 // C API of sampling: checks of pointers and the rows of the vocabulary that are never drawn.
 #include <new>
 
+#include "api/api.h"
 #include "runtime/engine.h"
 #include "runtime/sampler.h"
 
 using q35::Array;
+using q35::clear_error;
 using q35::fail;
 using q35::kOk;
+using q35::refuse_null;
 using q35::Status;
 
 namespace {
-
-Status refuse_null(const char *call, const char *name) {
-  return fail(QWEN35_ERROR_ARGUMENT, "%s: %s is NULL", call, name);
-}
 
 // Rows the tokenizer marks unused and rows beyond its end.
 Status list_unused(const q35::Tokenizer &tokenizer, int32_t n_vocab, Array<int32_t> *out) {
@@ -38,8 +37,9 @@ void qwen35_sampling_defaults(qwen35_sampling_params *params) {
   params->n_logprobs = -1;
 }
 
-Status qwen35_sampler_create(const qwen35_model *model, const qwen35_sampling_params *params,
-                             qwen35_sampler **out) {
+qwen35_status qwen35_sampler_create(const qwen35_model *model, const qwen35_sampling_params *params,
+                                    qwen35_sampler **out) {
+  clear_error();
   if (model == nullptr) return refuse_null("qwen35_sampler_create", "model");
   if (params == nullptr) return refuse_null("qwen35_sampler_create", "params");
   if (out == nullptr) return refuse_null("qwen35_sampler_create", "out");
@@ -61,14 +61,17 @@ void qwen35_sampler_close(qwen35_sampler *sampler) {
   delete sampler;
 }
 
-Status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *tokens, size_t n,
-                             int32_t from_prompt) {
+qwen35_status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *tokens, size_t n,
+                                    int32_t from_prompt) {
+  clear_error();
   if (sampler == nullptr) return refuse_null("qwen35_sampler_accept", "sampler");
   if (tokens == nullptr && n != 0) return refuse_null("qwen35_sampler_accept", "tokens");
   return sampler->sampler.accept(tokens, n, from_prompt != 0);
 }
 
-Status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits, qwen35_sample *out) {
+qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits,
+                                    qwen35_sample *out) {
+  clear_error();
   if (sampler == nullptr) return refuse_null("qwen35_sampler_sample", "sampler");
   if (logits == nullptr) return refuse_null("qwen35_sampler_sample", "logits");
   if (out == nullptr) return refuse_null("qwen35_sampler_sample", "out");

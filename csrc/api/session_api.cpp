@@ -1,28 +1,16 @@
 // C API: sessions.
-#include "runtime/session.h"
-
 #include <new>
 
+#include "api/api.h"
 #include "runtime/sampler.h"
+#include "runtime/session.h"
 
+using q35::check_struct_size;
 using q35::clear_error;
 using q35::fail;
 using q35::kOk;
+using q35::refuse_null;
 using q35::Status;
-
-namespace {
-
-Status refuse_null(const char *call, const char *name) {
-  return fail(QWEN35_ERROR_ARGUMENT, "%s: %s is NULL", call, name);
-}
-
-Status check_struct_size(const char *name, uint32_t found, size_t expected) {
-  if (found == expected) return kOk;
-  return fail(QWEN35_ERROR_ARGUMENT, "%s.struct_size: expected %zu, found %u", name, expected,
-              found);
-}
-
-}  // namespace
 
 void qwen35_session_defaults(qwen35_session_params *params) {
   if (params == nullptr) return;
@@ -41,7 +29,7 @@ qwen35_status qwen35_session_create(qwen35_model *model, const qwen35_session_pa
   qwen35_session_params defaults;
   qwen35_session_defaults(&defaults);
   if (params == nullptr) params = &defaults;
-  Q35_TRY(check_struct_size("qwen35_session_params", params->struct_size, sizeof *params));
+  Q35_TRY(check_struct_size("session_params", params->struct_size, sizeof *params));
   if (params->kv_type < QWEN35_KV_AUTO || params->kv_type > QWEN35_KV_F16) {
     return fail(QWEN35_ERROR_ARGUMENT, "kv_type: expected 0 (auto), 1 (f32) or 2 (f16), found %d",
                 params->kv_type);
@@ -78,12 +66,11 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
                                   void *user) {
   clear_error();
   if (session == nullptr) return refuse_null("qwen35_session_eval", "session");
-  if (tokens == nullptr || n == 0) {
-    return fail(QWEN35_ERROR_ARGUMENT, "qwen35_session_eval: no tokens given");
-  }
+  if (tokens == nullptr) return refuse_null("qwen35_session_eval", "tokens");
+  if (n == 0) return fail(QWEN35_ERROR_ARGUMENT, "qwen35_session_eval: no tokens given");
   qwen35_outputs wanted = {};
   if (outputs != nullptr) {
-    Q35_TRY(check_struct_size("qwen35_outputs", outputs->struct_size, sizeof *outputs));
+    Q35_TRY(check_struct_size("outputs", outputs->struct_size, sizeof *outputs));
     wanted = *outputs;
   }
   return session->eval(tokens, n, wanted, progress, user);
@@ -108,8 +95,16 @@ qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sam
                                     qwen35_sample *out) {
   clear_error();
   if (session == nullptr) return refuse_null("qwen35_session_sample", "session");
+  if (sampler == nullptr) return refuse_null("qwen35_session_sample", "sampler");
+  if (out == nullptr) return refuse_null("qwen35_session_sample", "out");
+  if (sampler->sampler.n_vocab() != static_cast<int32_t>(session->kept_logits.size())) {
+    return fail(
+        QWEN35_ERROR_ARGUMENT,
+        "qwen35_session_sample: the sampler is for a vocabulary of %d, the session's is %zu",
+        sampler->sampler.n_vocab(), session->kept_logits.size());
+  }
   if (!session->has_logits) {
     return fail(QWEN35_ERROR_ARGUMENT, "no logits to sample from: evaluate tokens first");
   }
-  return qwen35_sampler_sample(sampler, session->kept_logits.data(), out);
+  return sampler->sampler.sample(session->kept_logits.data(), out);
 }

@@ -1,19 +1,18 @@
 // C API of the text stream: checks of pointers, lengths to string views and back.
 #include <new>
 
+#include "api/api.h"
 #include "runtime/engine.h"
 #include "runtime/text_stream.h"
 
+using q35::clear_error;
 using q35::fail;
 using q35::kOk;
+using q35::refuse_null;
 using q35::Status;
 using q35::TextStream;
 
 namespace {
-
-Status refuse_null(const char *call, const char *name) {
-  return fail(QWEN35_ERROR_ARGUMENT, "%s: %s is NULL", call, name);
-}
 
 void give(std::string_view view, const char **text, size_t *length) {
   *text = view.data();
@@ -22,9 +21,10 @@ void give(std::string_view view, const char **text, size_t *length) {
 
 }  // namespace
 
-Status qwen35_stream_create(const qwen35_model *model, const char *const *stop,
-                            const size_t *stop_lengths, size_t n_stop, int32_t special,
-                            qwen35_stream **out) {
+qwen35_status qwen35_stream_create(const qwen35_model *model, const char *const *stop,
+                                   const size_t *stop_lengths, size_t n_stop, int32_t special,
+                                   qwen35_stream **out) {
+  clear_error();
   if (model == nullptr) return refuse_null("qwen35_stream_create", "model");
   if (stop == nullptr && n_stop != 0) return refuse_null("qwen35_stream_create", "stop");
   if (stop_lengths == nullptr && n_stop != 0) {
@@ -53,8 +53,9 @@ void qwen35_stream_close(qwen35_stream *stream) {
   delete stream;
 }
 
-Status qwen35_stream_push(qwen35_stream *stream, int32_t token, const char **text, size_t *length,
-                          int32_t *stopped) {
+qwen35_status qwen35_stream_push(qwen35_stream *stream, int32_t token, const char **text,
+                                 size_t *length, int32_t *stopped) {
+  clear_error();
   if (stream == nullptr) return refuse_null("qwen35_stream_push", "stream");
   if (text == nullptr) return refuse_null("qwen35_stream_push", "text");
   if (length == nullptr) return refuse_null("qwen35_stream_push", "length");
@@ -65,7 +66,8 @@ Status qwen35_stream_push(qwen35_stream *stream, int32_t token, const char **tex
   return kOk;
 }
 
-Status qwen35_stream_finish(qwen35_stream *stream, const char **text, size_t *length) {
+qwen35_status qwen35_stream_finish(qwen35_stream *stream, const char **text, size_t *length) {
+  clear_error();
   if (stream == nullptr) return refuse_null("qwen35_stream_finish", "stream");
   if (text == nullptr) return refuse_null("qwen35_stream_finish", "text");
   if (length == nullptr) return refuse_null("qwen35_stream_finish", "length");

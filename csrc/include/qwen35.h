@@ -5,14 +5,17 @@
  *
  * Conventions
  *   - Every call that can fail returns a qwen35_status. On failure qwen35_last_error() holds one
- *     sentence for this thread; out-parameters are left untouched unless stated.
+ *     sentence for this thread; out-parameters are left untouched unless stated, and the objects
+ *     can be used on: the same call may succeed later, for example when there is memory again.
  *   - The library never prints, aborts or exits.
- *   - A qwen35_model is immutable after opening and may be used by any number of threads.
- *     A qwen35_session or qwen35_sampler belongs to one thread at a time; only
+ *   - A qwen35_model or qwen35_gguf is immutable after opening and may be used by any number of
+ *     threads; evaluations of one model's sessions take turns, batch by batch. A qwen35_session,
+ *     qwen35_sampler or qwen35_stream belongs to one thread at a time; only
  *     qwen35_session_cancel() may be called from another one.
  *   - Parameter structs begin with `struct_size`; fill them with their _defaults() function.
- *   - Strings are UTF-8 and need not be valid; lengths are in bytes; pointers may be NULL only
- *     where stated.
+ *   - Strings are UTF-8 and need not be valid; lengths are in bytes.
+ *   - Pointers may be NULL only where stated: other calls refuse it with ERROR_ARGUMENT, those
+ *     without a status ignore it or give 0 or NULL. Every _close() takes NULL.
  */
 #ifndef QWEN35_H
 #define QWEN35_H
@@ -51,7 +54,8 @@ enum {
   QWEN35_ERROR_INTERNAL = 9     /* a bug in the engine */
 };
 
-/* Message of the last failed call on this thread; "" if none. Valid until the next call. */
+/* Message of this thread's last call when it failed, "" when it succeeded. Valid until its next
+ * call. */
 QWEN35_API const char *qwen35_last_error(void);
 
 /* Semantic version of the library, e.g. "0.1.0". */
@@ -82,7 +86,10 @@ typedef struct qwen35_model_params {
   uint32_t struct_size;
   int32_t n_threads;  /* 0: one per physical core this process may use */
   int32_t vocab_only; /* nonzero: read the header and tokenizer only, no weights */
-  int32_t use_mmap;   /* nonzero: map the weights instead of reading them into private memory */
+  /* 0: the weights are read into private memory, and the file may then change or disappear.
+   * Nonzero: they are mapped. The file must then stay as it is while the model is open: where it is
+   * cut short, the system ends the process with SIGBUS when a weight is read. */
+  int32_t use_mmap;
 } qwen35_model_params;
 
 /* Shape of the opened model. Names follow the Qwen 3.5 configuration. */
@@ -115,10 +122,11 @@ typedef struct qwen35_model_info {
 
 QWEN35_API void qwen35_model_defaults(qwen35_model_params *params);
 
-/* Opens `path`; for a sharded model any of its -0000i-of-0000n.gguf files. params may be NULL. */
+/* Opens `path`; for a sharded model any of its -0000i-of-0000n.gguf files. params may be NULL.
+ * Messages about the file begin with its name. */
 QWEN35_API qwen35_status qwen35_model_open(const char *path, const qwen35_model_params *params,
                                            qwen35_model **out);
-/* Sessions of the model must be closed first. NULL is allowed. */
+/* Its sessions must be closed first, and its streams not used any more. */
 QWEN35_API void qwen35_model_close(qwen35_model *model);
 QWEN35_API qwen35_status qwen35_model_get_info(const qwen35_model *model, qwen35_model_info *out);
 /* Threads in use, the caller's included. */
@@ -160,11 +168,12 @@ enum { QWEN35_KV_AUTO = 0, QWEN35_KV_F32 = 1, QWEN35_KV_F16 = 2 };
 typedef struct qwen35_session_params {
   uint32_t struct_size;
   uint32_t n_ctx;   /* tokens; 0: the model's native context. Reserved, committed as it fills */
-  uint32_t n_batch; /* tokens evaluated at once in prefill; 0: 512. Bounds the scratch memory */
+  uint32_t n_batch; /* tokens evaluated at once in prefill, 8 to 8192; 0: 512. Bounds the scratch */
   int32_t kv_type;  /* QWEN35_KV_*; AUTO is F32 for files of F32 matrices, else F16 */
 } qwen35_session_params;
 
-/* Where the results of qwen35_session_eval() go. Rows are in token order. */
+/* Where the results of qwen35_session_eval() go. Rows are in token order. Zero it and set
+ * struct_size to its size. */
 typedef struct qwen35_outputs {
   uint32_t struct_size;
   const uint8_t *want; /* [n] nonzero: give a row for this token; NULL: the last token only */
@@ -173,7 +182,8 @@ typedef struct qwen35_outputs {
   float *hidden_sum;   /* [n_embd]: the sum of the hidden rows is added to it, or NULL */
 } qwen35_outputs;
 
-/* Called between prefill chunks with the tokens done so far; return nonzero to cancel. */
+/* Called after every batch, on the thread of the eval, with the tokens done so far; return nonzero
+ * to cancel. It may use other sessions of the model, but not evaluate or reset this one. */
 typedef int32_t (*qwen35_progress)(void *user, size_t done, size_t total);
 
 QWEN35_API void qwen35_session_defaults(qwen35_session_params *params);
@@ -186,19 +196,21 @@ QWEN35_API uint32_t qwen35_session_position(const qwen35_session *session);
 QWEN35_API uint32_t qwen35_session_context(const qwen35_session *session);
 /* Forgets every token. */
 QWEN35_API void qwen35_session_reset(qwen35_session *session);
-/* Evaluates n tokens at the current position. outputs may be NULL: then only the logits of the last
- * token are computed and kept for qwen35_session_sample(). They are kept as well when the last
- * token is wanted, unless only hidden states are asked for. After ERROR_CANCELLED the session
- * stands at the last finished chunk and can be used on. progress may be NULL. */
+/* Evaluates n >= 1 tokens at the current position, in batches. outputs may be NULL: then only the
+ * logits of the last token are computed and kept for qwen35_session_sample(). They are kept as well
+ * when the last token is wanted, unless only hidden states are asked for. progress may be NULL.
+ * After ERROR_CANCELLED or ERROR_MEMORY the session stands behind the last finished batch, whose
+ * rows have been given, and can be used on. After other errors nothing was evaluated. */
 QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens,
                                              size_t n, const qwen35_outputs *outputs,
                                              qwen35_progress progress, void *user);
 /* Makes the eval now running on `session` (any thread) return ERROR_CANCELLED soon, or the next one
- * when none runs. */
+ * when none runs. A batch of at most 8 tokens, and the logits of a batch, are finished first: when
+ * that was the last of its eval, the request counts for the next one. */
 QWEN35_API void qwen35_session_cancel(qwen35_session *session);
 /* Drops a cancel request that came too late. */
 QWEN35_API void qwen35_session_clear_cancel(qwen35_session *session);
-/* Bytes of address space reserved for the context and bytes committed so far. */
+/* Bytes of address space reserved for the session and bytes committed so far; each may be NULL. */
 QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved,
                                       uint64_t *committed);
 
@@ -248,10 +260,11 @@ QWEN35_API void qwen35_sampler_close(qwen35_sampler *sampler);
 QWEN35_API qwen35_status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *tokens,
                                                size_t n, int32_t from_prompt);
 /* Draws from logits [n_vocab] and accepts the token drawn. Unused vocabulary rows are never drawn.
- */
+ * ERROR_MODEL when all logits are NaN or -inf: damaged weights give such. */
 QWEN35_API qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits,
                                                qwen35_sample *out);
-/* Draws from the logits that the last eval of `session` kept. */
+/* Draws from the logits that the last eval of `session` kept. ERROR_ARGUMENT when there are none,
+ * or when the sampler was created for a model with another size of vocabulary. */
 QWEN35_API qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sampler,
                                                qwen35_sample *out);
 
@@ -259,8 +272,8 @@ QWEN35_API qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_s
 
 typedef struct qwen35_stream qwen35_stream;
 
-/* Stop strings are n_stop pointers with their lengths; copied. Control tokens print nothing unless
- * `special` is nonzero. */
+/* Stop strings are n_stop pointers with their lengths (at most 16 of 1 to 256 bytes); copied. Both
+ * may be NULL when n_stop is 0. Control tokens print nothing unless `special` is nonzero. */
 QWEN35_API qwen35_status qwen35_stream_create(const qwen35_model *model, const char *const *stop,
                                               const size_t *stop_lengths, size_t n_stop,
                                               int32_t special, qwen35_stream **out);
@@ -309,7 +322,8 @@ QWEN35_API qwen35_status qwen35_gguf_get_value(const qwen35_gguf *file, size_t i
 QWEN35_API size_t qwen35_gguf_tensor_count(const qwen35_gguf *file);
 QWEN35_API qwen35_status qwen35_gguf_get_tensor(const qwen35_gguf *file, size_t index,
                                                 qwen35_gguf_tensor *out);
-/* Reads `bytes` bytes of a tensor from byte `offset` of its data. */
+/* Reads `bytes` bytes of a tensor from byte `offset` of its data. After a failure *dst is
+ * undefined; dst may be NULL when bytes is 0. */
 QWEN35_API qwen35_status qwen35_gguf_read(const qwen35_gguf *file, size_t index, uint64_t offset,
                                           void *dst, uint64_t bytes);
 

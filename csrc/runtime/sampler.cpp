@@ -147,7 +147,7 @@ Status Sampler::sample(const float *logits, qwen35_sample *out) {
   scan_.begin(logits);
   const float raw_max = scan_.max();
   if (raw_max == -INFINITY) {
-    return fail(QWEN35_ERROR_INTERNAL, "cannot sample: all %d logits are NaN or -inf", n_vocab_);
+    return fail(QWEN35_ERROR_MODEL, "cannot sample: all %d logits are NaN or -inf", n_vocab_);
   }
   const Softmax raw(raw_max, 1.0f);
   const bool wants_logprobs = params_.n_logprobs >= 0;

@@ -32,6 +32,8 @@ class Sampler {
   [[nodiscard]] Status init(int32_t n_vocab, const int32_t *banned, size_t n_banned,
                             const qwen35_sampling_params &params);
 
+  int32_t n_vocab() const { return n_vocab_; }
+
   // tokens: [n]. All or none are counted. from_prompt: for repetition_penalty only.
   [[nodiscard]] Status accept(const int32_t *tokens, size_t n, bool from_prompt);
 
