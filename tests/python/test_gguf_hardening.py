@@ -240,7 +240,7 @@ def test_other_architectures(
     [
         ("output_norm.weight", None, ["output_norm.weight", "missing", "[32, 1]"]),
         ("blk.0.ssm_a", None, ["blk.0.ssm_a", "missing"]),
-        ("blk.0.attn_qkv.weight", np.ones((64, 16)), ["attn_qkv", "[32, 64]", "[16, 64, 1, 1]"]),
+        ("blk.0.attn_qkv.weight", np.ones((64, 16)), ["attn_qkv", "[32, 128]", "[16, 64, 1, 1]"]),
         ("blk.0.attn_norm.weight", np.full(32, np.nan), ["attn_norm", "element 0", "finite"]),
         ("blk.1.ssm_dt.bias", np.array([0, np.inf]), ["ssm_dt.bias", "element 1", "inf"]),
         ("blk.2.ssm_a", np.array([-1, 0.5]), ["ssm_a", "element 1", "<= 0", "0.5"]),
