@@ -10,10 +10,20 @@
 
 namespace q35 {
 
-enum class KvType : uint32_t { F32 = QWEN35_KV_F32, F16 = QWEN35_KV_F16 };
+// How keys and values are stored. Q8_0: rows of head_dim int8 values with one float scale each,
+// Hadamard-rotated first. Measured on rows of 256, the rotation with one scale errs by 0.7 % of a
+// row's length whatever its outliers; one scale for 32 values by 0.5 % to 1.2 %, without rotation
+// and one scale by 0.7 % to 2.6 %. One scale also stays out of the inner products.
+enum class KvType : uint32_t { F32 = QWEN35_KV_F32, F16 = QWEN35_KV_F16, Q8_0 = QWEN35_KV_Q8_0 };
 
-inline uint32_t kv_type_bytes(KvType type) {
-  return type == KvType::F32 ? 4 : 2;
+inline uint32_t kv_value_bytes(KvType type) {
+  return type == KvType::F32 ? 4 : type == KvType::F16 ? 2 : 1;
+}
+
+// Bytes of one key, or one value, of one kv head.
+inline uint64_t kv_row_bytes(KvType type, uint32_t head_dim) {
+  const uint64_t scale = type == KvType::Q8_0 ? sizeof(float) : 0;
+  return uint64_t{head_dim} * kv_value_bytes(type) + scale;
 }
 
 // One matrix applied to the shared input of a linear() call.
@@ -29,16 +39,30 @@ struct AttentionArgs {
   uint32_t position;  // of the first token; the cache holds this many entries
   uint32_t n_head, n_head_kv, head_dim, n_rot;
   float eps;
-  float *q;        // [n, n_head * 2 * head_dim] query and gate interleaved per head; overwritten
-  float *k;        // [n, n_head_kv * head_dim]; overwritten
-  const float *v;  // [n, n_head_kv * head_dim]
+  float *q;  // [n, n_head * 2 * head_dim] query and gate interleaved per head; overwritten
+  float *k;  // [n, n_head_kv * head_dim]; overwritten
+  float *v;  // [n, n_head_kv * head_dim]; overwritten
   const float *q_norm, *k_norm;  // [head_dim]
   const float *cos, *sin;        // [n, n_rot / 2]
   KvType kv_type;
-  void *k_cache, *v_cache;  // [n_head_kv, capacity, head_dim]
+  void *k_cache,
+      *v_cache;  // [n_head_kv, capacity, head_dim], Q8_0: then scales [n_head_kv, capacity]
   uint32_t capacity;
   float *out;  // [n, n_head * head_dim]
 };
+
+// The values of an entry in one of the caches of `a`.
+inline uint8_t *kv_row(const AttentionArgs &a, void *cache, uint32_t kv_head, uint32_t position) {
+  const uint64_t row = static_cast<uint64_t>(kv_head) * a.capacity + position;
+  return static_cast<uint8_t *>(cache) + row * a.head_dim * kv_value_bytes(a.kv_type);
+}
+
+// The scale of an entry of an 8-bit cache; those of the next entries follow.
+inline float *kv_scale(const AttentionArgs &a, void *cache, uint32_t kv_head, uint32_t position) {
+  const uint64_t rows = static_cast<uint64_t>(a.n_head_kv) * a.capacity;
+  float *scales = reinterpret_cast<float *>(static_cast<uint8_t *>(cache) + rows * a.head_dim);
+  return scales + static_cast<uint64_t>(kv_head) * a.capacity + position;
+}
 
 // Gated DeltaNet mixer of one layer: convolution, delta rule and gated norm.
 struct DeltaNetArgs {

@@ -163,7 +163,9 @@ QWEN35_API qwen35_status qwen35_token_bytes(const qwen35_model *model, int32_t t
 
 typedef struct qwen35_session qwen35_session;
 
-enum { QWEN35_KV_AUTO = 0, QWEN35_KV_F32 = 1, QWEN35_KV_F16 = 2 };
+/* How attention keys and values are stored. Q8_0: 8 bits and a scale per row; half the memory of
+ * F16 and nearly twice the speed of its part in long contexts, for a small loss of precision. */
+enum { QWEN35_KV_AUTO = 0, QWEN35_KV_F32 = 1, QWEN35_KV_F16 = 2, QWEN35_KV_Q8_0 = 3 };
 
 typedef struct qwen35_session_params {
   uint32_t struct_size;

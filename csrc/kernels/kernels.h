@@ -112,16 +112,38 @@ struct Kernels {
   // x[i][j] *= factor[j] for i in [0, n), j in [0, 32)
   void (*scale_cols)(float *x, const float *factor, uint32_t n);
   // dot products of nq query rows with n keys: s[i * s_stride + j] = q[i] . k[j]. d % 32 == 0.
-  // k: rows of d halves or floats at k_stride elements.
+  // k: rows of d halves or floats at k_stride elements. ahead: n cache rows that will be needed
+  // next, fetched on the way, or null; of any memory, since nothing is read.
   void (*qk_f16)(const float *q, uint64_t q_stride, uint32_t nq, const uint16_t *k,
-                 uint64_t k_stride, uint32_t n, uint32_t d, float *s, uint64_t s_stride);
+                 uint64_t k_stride, uint32_t n, uint32_t d, float *s, uint64_t s_stride,
+                 const void *ahead);
   void (*qk_f32)(const float *q, uint64_t q_stride, uint32_t nq, const float *k, uint64_t k_stride,
-                 uint32_t n, uint32_t d, float *s, uint64_t s_stride);
+                 uint32_t n, uint32_t d, float *s, uint64_t s_stride, const void *ahead);
   // o[i] += sum_j p[i * p_stride + j] * v[j]
   void (*pv_f16)(const float *p, uint64_t p_stride, uint32_t nq, const uint16_t *v,
-                 uint64_t v_stride, uint32_t n, uint32_t d, float *o, uint64_t o_stride);
+                 uint64_t v_stride, uint32_t n, uint32_t d, float *o, uint64_t o_stride,
+                 const void *ahead);
   void (*pv_f32)(const float *p, uint64_t p_stride, uint32_t nq, const float *v, uint64_t v_stride,
-                 uint32_t n, uint32_t d, float *o, uint64_t o_stride);
+                 uint32_t n, uint32_t d, float *o, uint64_t o_stride, const void *ahead);
+  // The same over a cache of int8 rows of d values, a scale each; d <= 512, n <= 512. q and p are
+  // 16-bit rows, q at stride d, so that only the cache itself is rounded noticeably; the products
+  // are summed exactly, as integers. p holds one more value, 0, when n is odd.
+  void (*qk_q8)(const int16_t *q, const float *q_scale, uint32_t nq, const int8_t *k,
+                const float *k_scale, uint32_t n, uint32_t d, float *s, uint64_t s_stride,
+                const void *ahead);
+  // o[i] += p_scale[i] * sum_j p[i * p_stride + j] * v[j]
+  void (*pv_q8)(const int16_t *p, uint64_t p_stride, const float *p_scale, uint32_t nq,
+                const int8_t *v, uint32_t n, uint32_t d, float *o, uint64_t o_stride,
+                const void *ahead);
+  // x: [n] -> q in [-127, 127]; returns the scale.
+  float (*quantize_i8)(const float *x, uint32_t n, int8_t *q);
+  // x * factor, or x when factor is null: [n], any n -> q in [-32767, 32767], and a 0 behind an odd
+  // n; returns the scale.
+  float (*quantize_i16)(const float *x, const float *factor, uint32_t n, int16_t *q);
+  void (*i8_to_f32)(const int8_t *x, float scale, uint32_t n, float *y);
+  // In place, its own inverse: the orthonormal Walsh-Hadamard transform of each block of x, whose
+  // length is the largest power of two that divides n. It spreads outliers over the block.
+  void (*hadamard)(float *x, uint32_t n);
   void (*f16_to_f32)(const uint16_t *x, uint32_t n, float *y);
   void (*f32_to_f16)(const float *x, uint32_t n, uint16_t *y);
 

@@ -19,7 +19,7 @@ Status SequenceState::init(const Config &c, uint32_t capacity, KvType kv_type) {
   for (uint32_t i = 0; i < c.n_layer; i++) {
     index_[i] = c.recurrent[i] ? n_recurrent++ : n_attention++;
   }
-  const uint64_t entry = static_cast<uint64_t>(c.kv_dim()) * kv_type_bytes(kv_type);
+  const uint64_t entry = c.n_head_kv * kv_row_bytes(kv_type, c.head_dim);
   // Every cache starts on a page of its own, so that an unused part never shares one with a used.
   uint64_t cache = 0, total = 0;
   if (!checked_mul(entry, capacity, &cache) || !checked_round_up(cache, kHugePage, &cache) ||

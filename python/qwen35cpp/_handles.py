@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-KV_TYPES = {"auto": lib.QWEN35_KV_AUTO, "f32": lib.QWEN35_KV_F32, "f16": lib.QWEN35_KV_F16}
+KV_TYPES = {
+    "auto": lib.QWEN35_KV_AUTO,
+    "f32": lib.QWEN35_KV_F32,
+    "f16": lib.QWEN35_KV_F16,
+    "q8_0": lib.QWEN35_KV_Q8_0,
+}
 
 
 def _params(kind: str, defaults: Any, values: Mapping[str, Any]) -> Any:

@@ -77,7 +77,8 @@ class Llama:
         n_threads: None is one per physical core that this process may use.
         n_batch: tokens evaluated at once in prefill; bounds the scratch memory.
         seed: used by every call without a seed of its own; None draws a new one for each call.
-        kv_type: how keys and values are stored: "auto", "f16" or "f32".
+        kv_type: how keys and values are stored: "auto", "f16", "f32" or "q8_0" (half the memory
+            of "f16" and faster in long contexts, slightly less exact).
         use_mmap: map the weights instead of reading them; None lets the engine choose.
         vocab_only: read only the tokenizer and the shape of the model.
         prefix_cache: go on from the tokens evaluated before, see above.
@@ -93,7 +94,7 @@ class Llama:
         n_threads: int | None = None,
         n_batch: int | None = None,
         seed: int | None = None,
-        kv_type: Literal["auto", "f16", "f32"] = "auto",
+        kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto",
         use_mmap: bool | None = None,
         vocab_only: bool = False,
         prefix_cache: bool = True,

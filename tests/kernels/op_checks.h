@@ -218,9 +218,9 @@ inline void check_attention(Report &report, const Kernels &k, Random &random, ui
   }
   for (const bool f16 : {false, true}) {
     if (f16) {
-      k.qk_f16(q.data(), stride, nq, half.data(), stride, n, d, s.data(), s_stride);
+      k.qk_f16(q.data(), stride, nq, half.data(), stride, n, d, s.data(), s_stride, nullptr);
     } else {
-      k.qk_f32(q.data(), stride, nq, kv.data(), stride, n, d, s.data(), s_stride);
+      k.qk_f32(q.data(), stride, nq, kv.data(), stride, n, d, s.data(), s_stride, nullptr);
     }
     for (uint32_t r = 0; r < nq; r++) {
       for (uint32_t j = 0; j < n; j++) {
@@ -237,9 +237,9 @@ inline void check_attention(Report &report, const Kernels &k, Random &random, ui
     Floats o0(o.size());
     copy(o, o0);
     if (f16) {
-      k.pv_f16(s.data(), s_stride, nq, half.data(), stride, n, d, o.data(), stride);
+      k.pv_f16(s.data(), s_stride, nq, half.data(), stride, n, d, o.data(), stride, nullptr);
     } else {
-      k.pv_f32(s.data(), s_stride, nq, kv.data(), stride, n, d, o.data(), stride);
+      k.pv_f32(s.data(), s_stride, nq, kv.data(), stride, n, d, o.data(), stride, nullptr);
     }
     for (uint32_t r = 0; r < nq; r++) {
       for (uint32_t i = 0; i < d; i++) {
@@ -252,6 +252,91 @@ inline void check_attention(Report &report, const Kernels &k, Random &random, ui
         report.near(f16 ? "pv_f16" : "pv_f32", n, o[r * stride + i], want, sum_bound(size, n + 1));
       }
     }
+  }
+}
+
+// Rounding to integers is checked bit by bit, sums of integers are exact: only the scales round.
+inline void check_attention_q8(Report &report, const Kernels &k, const Kernels &scalar,
+                               Random &random, uint32_t nq, uint32_t n, uint32_t d) {
+  const uint64_t s_stride = n + 1, o_stride = d + 32, p_stride = n + 1;
+  Floats x(d), kv_scale(n), q_scale(nq), s((nq - 1) * s_stride + n), o((nq - 1) * o_stride + d);
+  Guarded<int8_t> kv(size_t{n} * d), kv0(d);
+  Guarded<int16_t> q(size_t{nq} * d), q0(d), p(nq * p_stride), p0(n + 1);
+  for (uint32_t j = 0; j < n; j++) {
+    fill(x, random);
+    kv_scale[j] = k.quantize_i8(x.data(), d, kv.data() + j * d);
+    report.that(kv_scale[j] == scalar.quantize_i8(x.data(), d, kv0.data()) &&
+                    std::memcmp(kv.data() + j * d, kv0.data(), d) == 0,
+                "quantize_i8", d, 0);
+  }
+  // The largest sums that 32 bits must hold.
+  if (n % 2 == 0) std::memset(kv.data(), 127, kv.size());
+  for (uint32_t r = 0; r < nq; r++) {
+    fill(x, random);
+    if (r == 1) {
+      for (uint32_t i = 0; i < d; i++) x[i] = 1.0f;
+    }
+    q_scale[r] = k.quantize_i16(x.data(), nullptr, d, q.data() + r * d);
+    report.that(q_scale[r] == scalar.quantize_i16(x.data(), nullptr, d, q0.data()) &&
+                    std::memcmp(q.data() + r * d, q0.data(), 2 * d) == 0,
+                "quantize_i16", d, 0);
+  }
+  k.qk_q8(q.data(), q_scale.data(), nq, kv.data(), kv_scale.data(), n, d, s.data(), s_stride,
+          kv.data());
+  for (uint32_t r = 0; r < nq; r++) {
+    for (uint32_t j = 0; j < n; j++) {
+      int64_t dot = 0;
+      for (uint32_t i = 0; i < d; i++) dot += int64_t{q[r * d + i]} * kv[j * d + i];
+      const double want = double{q_scale[r]} * kv_scale[j] * static_cast<double>(dot);
+      report.near("qk_q8", n, s[r * s_stride + j], want, sum_bound(std::fabs(want), 3));
+    }
+  }
+  Floats p_scale(nq), o0(o.size());
+  for (uint32_t r = 0; r < nq; r++) {
+    for (uint32_t j = 0; j < n; j++) s[r * s_stride + j] = r == 1 ? 1.0f : random.unit();
+    p_scale[r] =
+        k.quantize_i16(s.data() + r * s_stride, kv_scale.data(), n, p.data() + r * p_stride);
+    report.that(
+        p_scale[r] == scalar.quantize_i16(s.data() + r * s_stride, kv_scale.data(), n, p0.data()) &&
+            std::memcmp(p.data() + r * p_stride, p0.data(), 2 * (n + n % 2)) == 0,
+        "quantize_i16 by factors", n, 0);
+  }
+  fill(o, random);
+  copy(o, o0);
+  k.pv_q8(p.data(), p_stride, p_scale.data(), nq, kv.data(), n, d, o.data(), o_stride, kv.data());
+  for (uint32_t r = 0; r < nq; r++) {
+    for (uint32_t i = 0; i < d; i++) {
+      int64_t dot = 0;
+      for (uint32_t j = 0; j < n; j++) dot += int64_t{p[r * p_stride + j]} * kv[j * d + i];
+      const double term = double{p_scale[r]} * static_cast<double>(dot);
+      const double want = o0[r * o_stride + i] + term;
+      report.near("pv_q8", n, o[r * o_stride + i], want,
+                  sum_bound(std::fabs(o0[r * o_stride + i]) + std::fabs(term), 3));
+    }
+  }
+}
+
+inline void check_rotation(Report &report, const Kernels &k, Random &random, uint32_t n) {
+  const uint32_t block = n & (0u - n);
+  Floats x(n), y(n), back(n);
+  fill(x, random);
+  copy(x, y);
+  k.hadamard(y.data(), n);
+  for (uint32_t i = 0; i < n; i++) {
+    double want = 0, size = 0;
+    for (uint32_t j = 0; j < block; j++) {
+      const float term = x[i / block * block + j];
+      want += __builtin_parity(i % block & j) != 0 ? -term : term;
+      size += std::fabs(term);
+    }
+    report.near("hadamard", n, y[i], want / std::sqrt(block),
+                sum_bound(size / std::sqrt(block), 12));
+  }
+  Guarded<int8_t> q(n);
+  for (uint32_t i = 0; i < n; i++) q[i] = static_cast<int8_t>(i * 37);
+  k.i8_to_f32(q.data(), 0.3f, n, back.data());
+  for (uint32_t i = 0; i < n; i++) {
+    report.near("i8_to_f32", n, back[i], 0.3f * static_cast<float>(q[i]), 0);
   }
 }
 
@@ -386,6 +471,13 @@ inline void check_ops(Report &report, const Kernels &kernels, const Kernels &sca
   for (uint32_t nq = 1; nq <= 9; nq++) {
     check_attention(report, kernels, random, nq, 1 + random.below(40), 32 * (1 + random.below(8)));
   }
+  for (uint32_t nq = 1; nq <= 9; nq++) {
+    for (const uint32_t n : {1u, 2u, 5u, 16u, 33u, 64u}) {
+      check_attention_q8(report, kernels, scalar, random, nq, n, 32 * (1 + random.below(16)));
+    }
+  }
+  for (const uint32_t n : {32u, 64u, 96u, 256u, 448u, 512u})
+    check_rotation(report, kernels, random, n);
   for (uint32_t m = 1; m < 28; m++) {
     for (const bool transposed : {false, true}) {
       check_gemm_f32(report, kernels, random, m, 1 + random.below(70), transposed,

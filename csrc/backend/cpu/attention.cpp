@@ -9,30 +9,56 @@
 
 namespace q35 {
 
+// Memory of attend_split, for the query rows of one kv head.
+struct FewScratch {
+  float *scores;     // [group, kKvTile]
+  float *p_scale;    // [group]
+  float *q_scale;    // [n, group]
+  int16_t *weights;  // [group, kKvTile]: scores times the scales of the values, for 8-bit caches
+  int16_t *queries;  // [n, group, head_dim], for 8-bit caches
+
+  FewScratch(float *at, uint32_t n, uint32_t group) {
+    scores = at;
+    p_scale = scores + group * kKvTile;
+    q_scale = p_scale + group;
+    weights = reinterpret_cast<int16_t *>(q_scale + n * group);
+    queries = weights + group * kKvTile;
+  }
+};
+
 namespace {
 
-const uint8_t *cache_at(const AttentionArgs &a, const void *cache, uint32_t kv_head,
-                        uint32_t position) {
-  const uint64_t element = (static_cast<uint64_t>(kv_head) * a.capacity + position) * a.head_dim;
-  return static_cast<const uint8_t *>(cache) + element * kv_type_bytes(a.kv_type);
-}
-
 void store_cache(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t kv_head,
-                 uint32_t position, const float *x) {
-  uint8_t *dst = const_cast<uint8_t *>(cache_at(a, cache, kv_head, position));
-  if (a.kv_type == KvType::F32) {
-    std::memcpy(dst, x, sizeof(float) * a.head_dim);
-  } else {
-    k.f32_to_f16(x, a.head_dim, reinterpret_cast<uint16_t *>(dst));
+                 uint32_t position, float *x) {
+  uint8_t *row = kv_row(a, cache, kv_head, position);
+  switch (a.kv_type) {
+    case KvType::F32:
+      std::memcpy(row, x, sizeof(float) * a.head_dim);
+      break;
+    case KvType::F16:
+      k.f32_to_f16(x, a.head_dim, reinterpret_cast<uint16_t *>(row));
+      break;
+    case KvType::Q8_0:
+      *kv_scale(a, cache, kv_head, position) =
+          k.quantize_i8(x, a.head_dim, reinterpret_cast<int8_t *>(row));
+      break;
   }
 }
 
 // `count` cache entries as floats: the cache itself when it holds floats, else decoded to `tile`.
-const float *load_tile(const Kernels &k, const AttentionArgs &a, const void *cache,
-                       uint32_t kv_head, uint32_t first, uint32_t count, float *tile) {
-  const uint8_t *src = cache_at(a, cache, kv_head, first);
-  if (a.kv_type == KvType::F32) return reinterpret_cast<const float *>(src);
-  k.f16_to_f32(reinterpret_cast<const uint16_t *>(src), count * a.head_dim, tile);
+const float *load_tile(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t kv_head,
+                       uint32_t first, uint32_t count, float *tile) {
+  const uint8_t *rows = kv_row(a, cache, kv_head, first);
+  if (a.kv_type == KvType::F32) return reinterpret_cast<const float *>(rows);
+  if (a.kv_type == KvType::F16) {
+    k.f16_to_f32(reinterpret_cast<const uint16_t *>(rows), count * a.head_dim, tile);
+    return tile;
+  }
+  const float *scales = kv_scale(a, cache, kv_head, first);
+  for (uint32_t i = 0; i < count; i++) {
+    const int8_t *row = reinterpret_cast<const int8_t *>(rows) + i * a.head_dim;
+    k.i8_to_f32(row, scales[i], a.head_dim, tile + i * a.head_dim);
+  }
   return tile;
 }
 
@@ -44,6 +70,17 @@ uint32_t split_length(uint32_t n_positions) {
   uint32_t length = (n_positions + kMaxSplits - 1) / kMaxSplits;
   length = (length + kKvTile - 1) / kKvTile * kKvTile;
   return length < kMinSplit ? kMinSplit : length;
+}
+
+// Of a partial result of attend_split: head_dim accumulators, maximum, sum.
+uint64_t partial_stride(const AttentionArgs &a) {
+  return a.head_dim + 16;
+}
+
+// First floats of the partial results of a split's rows [n, group].
+uint64_t partial_at(const AttentionArgs &a, uint32_t split, uint32_t kv_head) {
+  const uint64_t rows = static_cast<uint64_t>(a.n) * (a.n_head / a.n_head_kv);
+  return (static_cast<uint64_t>(split) * a.n_head_kv + kv_head) * rows * partial_stride(a);
 }
 
 }  // namespace
@@ -60,11 +97,16 @@ void CpuBackend::prepare_heads(const AttentionArgs &a) {
         kernels_.rms_norm(q, a.q_norm, a.head_dim, a.eps, q);
         kernels_.rope(q, cos, sin, a.n_rot);
         kernels_.scale(q, q_scale, a.head_dim);
+        if (a.kv_type == KvType::Q8_0) kernels_.hadamard(q, a.head_dim);
       }
       for (uint32_t h = 0; h < a.n_head_kv; h++) {
         const uint64_t at = (static_cast<uint64_t>(t) * a.n_head_kv + h) * a.head_dim;
         kernels_.rms_norm(a.k + at, a.k_norm, a.head_dim, a.eps, a.k + at);
         kernels_.rope(a.k + at, cos, sin, a.n_rot);
+        if (a.kv_type == KvType::Q8_0) {
+          kernels_.hadamard(a.k + at, a.head_dim);
+          kernels_.hadamard(a.v + at, a.head_dim);
+        }
         store_cache(kernels_, a, a.k_cache, h, a.position + t, a.k + at);
         store_cache(kernels_, a, a.v_cache, h, a.position + t, a.v + at);
       }
@@ -89,79 +131,124 @@ void CpuBackend::attention(const AttentionArgs &a) {
 }
 
 void CpuBackend::attend_few(const AttentionArgs &a) {
-  const uint32_t group = a.n_head / a.n_head_kv, rows = a.n * group, d = a.head_dim;
   const uint32_t n_positions = a.position + a.n, length = split_length(n_positions);
   const uint32_t n_splits = (n_positions + length - 1) / length;
-  const uint64_t stride = d + 16;  // of a partial result: accumulators, maximum, sum
-  const auto partial = [&](uint32_t split, uint32_t kv_head, uint32_t row) {
-    return partial_.data() + ((split * a.n_head_kv + kv_head) * uint64_t{rows} + row) * stride;
-  };
-
   pool_->run(n_splits * a.n_head_kv, [&](uint32_t item, int thread) {
-    const uint32_t split = item / a.n_head_kv, kv_head = item % a.n_head_kv;
-    const uint32_t end = (split + 1) * length < n_positions ? (split + 1) * length : n_positions;
-    float *scores = thread_scratch(thread);  // [group, kKvTile]
-    for (uint32_t r = 0; r < rows; r++) {
-      float *p = partial(split, kv_head, r);
-      std::memset(p, 0, sizeof(float) * stride);
-      p[d] = -INFINITY;
-    }
-    for (uint32_t j = split * length; j < end; j += kKvTile) {
-      const uint32_t count = end - j < kKvTile ? end - j : kKvTile;
-      const uint8_t *keys = cache_at(a, a.k_cache, kv_head, j);
-      const uint8_t *values = cache_at(a, a.v_cache, kv_head, j);
-      for (uint32_t t = 0; t < a.n; t++) {
-        if (a.position + t < j) continue;
-        const uint32_t visible = a.position + t + 1 - j;
-        const uint32_t n = visible < count ? visible : count;
-        const float *q = query_of(a, t, kv_head * group);
-        float *acc = partial(split, kv_head, t * group);
-        if (a.kv_type == KvType::F16) {
-          kernels_.qk_f16(q, 2 * d, group, reinterpret_cast<const uint16_t *>(keys), d, n, d,
-                          scores, kKvTile);
-        } else {
-          kernels_.qk_f32(q, 2 * d, group, reinterpret_cast<const float *>(keys), d, n, d, scores,
-                          kKvTile);
-        }
-        for (uint32_t r = 0; r < group; r++) {
-          float *p = acc + r * stride;
-          kernels_.scale(p, kernels_.softmax_step(scores + r * kKvTile, n, p + d, p + d + 1), d);
-        }
-        if (a.kv_type == KvType::F16) {
-          kernels_.pv_f16(scores, kKvTile, group, reinterpret_cast<const uint16_t *>(values), d, n,
-                          d, acc, stride);
-        } else {
-          kernels_.pv_f32(scores, kKvTile, group, reinterpret_cast<const float *>(values), d, n, d,
-                          acc, stride);
-        }
-      }
-    }
+    attend_split(a, item / a.n_head_kv, item % a.n_head_kv, thread);
   });
-
-  // Merge the parts, divide by the sum, and gate.
-  const auto finish = [&](uint32_t item) {
-    const uint32_t t = item / a.n_head, head = item % a.n_head, kv_head = head / group;
-    const uint32_t row = t * group + head % group;
-    float *out = a.out + static_cast<uint64_t>(item) * d;
-    float peak = -INFINITY, sum = 0.0f;
-    for (uint32_t s = 0; s < n_splits; s++) peak = std::fmax(peak, partial(s, kv_head, row)[d]);
-    std::memset(out, 0, sizeof(float) * d);
-    for (uint32_t s = 0; s < n_splits; s++) {
-      float *p = partial(s, kv_head, row);
-      if (p[d + 1] == 0.0f) continue;  // nothing of this part was visible to the row
-      const float weight = std::exp(p[d] - peak);
-      sum += weight * p[d + 1];
-      kernels_.scale(p, weight, d);
-      kernels_.add(out, p, d);
-    }
-    kernels_.scale(out, 1.0f / sum, d);
-    kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
-  };
   if (n_splits == 1) {
-    for (uint32_t i = 0; i < a.n * a.n_head; i++) finish(i);
+    for (uint32_t i = 0; i < a.n * a.n_head; i++) merge_splits(a, i / a.n_head, i % a.n_head);
   } else {
-    pool_->run(a.n * a.n_head, [&](uint32_t item, int) { finish(item); });
+    pool_->run(a.n * a.n_head,
+               [&](uint32_t item, int) { merge_splits(a, item / a.n_head, item % a.n_head); });
   }
+}
+
+// All rows of a kv head over one part of the cache, tile by tile, so that each tile is read from
+// memory once.
+void CpuBackend::attend_split(const AttentionArgs &a, uint32_t split, uint32_t kv_head,
+                              int thread) {
+  const uint32_t group = a.n_head / a.n_head_kv, rows = a.n * group, d = a.head_dim;
+  const uint32_t n_positions = a.position + a.n, length = split_length(n_positions);
+  const uint32_t begin = split * length;
+  const uint32_t end = begin + length < n_positions ? begin + length : n_positions;
+  float *partial = partial_.data() + partial_at(a, split, kv_head);
+  const FewScratch scratch(thread_scratch(thread), a.n, group);
+  for (uint32_t r = 0; r < rows; r++) {
+    float *p = partial + r * partial_stride(a);
+    std::memset(p, 0, sizeof(float) * partial_stride(a));
+    p[d] = -INFINITY;
+    if (a.kv_type == KvType::Q8_0) {
+      const float *q = query_of(a, r / group, kv_head * group + r % group);
+      scratch.q_scale[r] = kernels_.quantize_i16(q, nullptr, d, scratch.queries + r * d);
+    }
+  }
+  for (uint32_t j = begin; j < end; j += kKvTile) {
+    const uint32_t count = end - j < kKvTile ? end - j : kKvTile;
+    for (uint32_t t = 0; t < a.n; t++) {
+      if (a.position + t < j) continue;
+      const uint32_t visible = a.position + t + 1 - j;
+      attend_tile(a, kv_head, t, j, visible < count ? visible : count, scratch, partial);
+    }
+  }
+}
+
+// The rows of one token over `n` cache entries.
+void CpuBackend::attend_tile(const AttentionArgs &a, uint32_t kv_head, uint32_t t, uint32_t first,
+                             uint32_t n, const FewScratch &scratch, float *partial) {
+  const uint32_t group = a.n_head / a.n_head_kv, d = a.head_dim;
+  const uint64_t stride = partial_stride(a);
+  const uint8_t *keys = kv_row(a, a.k_cache, kv_head, first);
+  const uint8_t *values = kv_row(a, a.v_cache, kv_head, first);
+  // The first token fetches for all: the values of this tile, then the keys of the next.
+  const uint8_t *next_values = t == 0 ? values : nullptr;
+  const uint8_t *next_keys = t == 0 ? kv_row(a, a.k_cache, kv_head, first + kKvTile) : nullptr;
+  const float *q = query_of(a, t, kv_head * group);
+  float *scores = scratch.scores, *out = partial + t * group * stride;
+  switch (a.kv_type) {
+    case KvType::F32:
+      kernels_.qk_f32(q, 2 * d, group, reinterpret_cast<const float *>(keys), d, n, d, scores,
+                      kKvTile, next_values);
+      break;
+    case KvType::F16:
+      kernels_.qk_f16(q, 2 * d, group, reinterpret_cast<const uint16_t *>(keys), d, n, d, scores,
+                      kKvTile, next_values);
+      break;
+    case KvType::Q8_0:
+      kernels_.qk_q8(scratch.queries + t * group * d, scratch.q_scale + t * group, group,
+                     reinterpret_cast<const int8_t *>(keys), kv_scale(a, a.k_cache, kv_head, first),
+                     n, d, scores, kKvTile, next_values);
+      break;
+  }
+  for (uint32_t r = 0; r < group; r++) {
+    float *o = out + r * stride, *row = scores + r * kKvTile;
+    const float shrink = kernels_.softmax_step(row, n, o + d, o + d + 1);
+    if (shrink != 1.0f) kernels_.scale(o, shrink, d);
+    if (a.kv_type == KvType::Q8_0) {
+      scratch.p_scale[r] = kernels_.quantize_i16(row, kv_scale(a, a.v_cache, kv_head, first), n,
+                                                 scratch.weights + r * kKvTile);
+    }
+  }
+  switch (a.kv_type) {
+    case KvType::F32:
+      kernels_.pv_f32(scores, kKvTile, group, reinterpret_cast<const float *>(values), d, n, d, out,
+                      stride, next_keys);
+      break;
+    case KvType::F16:
+      kernels_.pv_f16(scores, kKvTile, group, reinterpret_cast<const uint16_t *>(values), d, n, d,
+                      out, stride, next_keys);
+      break;
+    case KvType::Q8_0:
+      kernels_.pv_q8(scratch.weights, kKvTile, scratch.p_scale, group,
+                     reinterpret_cast<const int8_t *>(values), n, d, out, stride, next_keys);
+      break;
+  }
+}
+
+// Adds the parts of one head, divides by the sum, and gates.
+void CpuBackend::merge_splits(const AttentionArgs &a, uint32_t t, uint32_t head) {
+  const uint32_t group = a.n_head / a.n_head_kv, d = a.head_dim,
+                 length = split_length(a.position + a.n);
+  const uint32_t n_splits = (a.position + a.n + length - 1) / length;
+  const auto partial = [&](uint32_t split) {
+    return partial_.data() + partial_at(a, split, head / group) +
+           (t * group + head % group) * partial_stride(a);
+  };
+  float *out = a.out + (static_cast<uint64_t>(t) * a.n_head + head) * d;
+  float peak = -INFINITY, sum = 0.0f;
+  for (uint32_t s = 0; s < n_splits; s++) peak = std::fmax(peak, partial(s)[d]);
+  std::memset(out, 0, sizeof(float) * d);
+  for (uint32_t s = 0; s < n_splits; s++) {
+    float *p = partial(s);
+    if (p[d + 1] == 0.0f) continue;  // nothing of this part was visible to the row
+    const float weight = std::exp(p[d] - peak);
+    sum += weight * p[d + 1];
+    kernels_.scale(p, weight, d);
+    kernels_.add(out, p, d);
+  }
+  kernels_.scale(out, 1.0f / sum, d);
+  if (a.kv_type == KvType::Q8_0) kernels_.hadamard(out, d);  // the values were rotated
+  kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
 }
 
 void CpuBackend::attend_block(const AttentionArgs &a, uint32_t kv_head, uint32_t first,
@@ -203,6 +290,7 @@ void CpuBackend::attend_block(const AttentionArgs &a, uint32_t kv_head, uint32_t
     float *out = a.out + (static_cast<uint64_t>(t) * a.n_head + head) * d;
     const float inverse = 1.0f / l[c];
     for (uint32_t i = 0; i < d; i++) out[i] = outputs[i * kTileCols + c] * inverse;
+    if (a.kv_type == KvType::Q8_0) kernels_.hadamard(out, d);
     kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
   }
 }

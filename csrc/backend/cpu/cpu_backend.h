@@ -10,6 +10,8 @@
 
 namespace q35 {
 
+struct FewScratch;
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const Kernels &kernels, ThreadPool *pool) : kernels_(kernels), pool_(pool) {}
@@ -54,6 +56,10 @@ class CpuBackend final : public Backend {
 
   void prepare_heads(const AttentionArgs &args);
   void attend_few(const AttentionArgs &args);
+  void attend_split(const AttentionArgs &args, uint32_t split, uint32_t kv_head, int thread);
+  void attend_tile(const AttentionArgs &args, uint32_t kv_head, uint32_t token, uint32_t first,
+                   uint32_t count, const FewScratch &scratch, float *partial);
+  void merge_splits(const AttentionArgs &args, uint32_t token, uint32_t head);
   void attend_block(const AttentionArgs &args, uint32_t kv_head, uint32_t first, uint32_t count,
                     int thread);
 

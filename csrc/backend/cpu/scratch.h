@@ -39,10 +39,14 @@ inline uint32_t group_tokens(uint32_t group) {
   return kTileCols / group > 0 ? kTileCols / group : 1;
 }
 
-// q^T, o^T: [head_dim, 32]; k and v tiles: [kKvTile, head_dim]; scores: [kKvTile, 32]; m, l, shrink
+// Many rows: q^T, o^T: [head_dim, 32]; k and v tiles: [kKvTile, head_dim]; scores: [kKvTile, 32];
+// m, l, shrink. Few rows: see FewScratch.
 inline uint64_t attention_scratch_floats(const Config &c) {
-  return 2ull * c.head_dim * kTileCols + 2ull * kKvTile * c.head_dim + kKvTile * kTileCols +
-         3 * kTileCols;
+  const uint64_t group = c.n_head / c.n_head_kv, rows = group * kGemvMaxCols;
+  const uint64_t many = 2ull * c.head_dim * kTileCols + 2ull * kKvTile * c.head_dim +
+                        kKvTile * kTileCols + 3 * kTileCols;
+  const uint64_t few = group * (kKvTile + kKvTile / 2 + 1) + rows * (c.head_dim / 2 + 1) + 64;
+  return many > few ? many : few;
 }
 
 // Per split, kv head and query row: maximum, sum, and head_dim accumulators.

@@ -141,36 +141,6 @@ void s_scale_cols(float *x, const float *factor, uint32_t n) {
   }
 }
 
-float value_of(const float *p) {
-  return *p;
-}
-float value_of(const uint16_t *p) {
-  return half_to_float(*p);
-}
-
-template <class T>
-void s_qk(const float *q, uint64_t q_stride, uint32_t nq, const T *k, uint64_t k_stride, uint32_t n,
-          uint32_t d, float *s, uint64_t s_stride) {
-  for (uint32_t r = 0; r < nq; r++) {
-    for (uint32_t j = 0; j < n; j++) {
-      float sum = 0.0f;
-      for (uint32_t i = 0; i < d; i++) sum += q[r * q_stride + i] * value_of(k + j * k_stride + i);
-      s[r * s_stride + j] = sum;
-    }
-  }
-}
-
-template <class T>
-void s_pv(const float *p, uint64_t p_stride, uint32_t nq, const T *v, uint64_t v_stride, uint32_t n,
-          uint32_t d, float *o, uint64_t o_stride) {
-  for (uint32_t r = 0; r < nq; r++) {
-    for (uint32_t j = 0; j < n; j++) {
-      const float w = p[r * p_stride + j];
-      for (uint32_t i = 0; i < d; i++) o[r * o_stride + i] += w * value_of(v + j * v_stride + i);
-    }
-  }
-}
-
 void s_f16_to_f32(const uint16_t *x, uint32_t n, float *y) {
   for (uint32_t i = 0; i < n; i++) y[i] = half_to_float(x[i]);
 }
@@ -221,14 +191,11 @@ void q35_init_scalar(Kernels *t) {
   t->softmax_step = s_softmax_step;
   t->softmax_cols = s_softmax_cols;
   t->scale_cols = s_scale_cols;
-  t->qk_f16 = s_qk<uint16_t>;
-  t->qk_f32 = s_qk<float>;
-  t->pv_f16 = s_pv<uint16_t>;
-  t->pv_f32 = s_pv<float>;
   t->f16_to_f32 = s_f16_to_f32;
   t->f32_to_f16 = s_f32_to_f16;
   t->gemm_f32 = s_gemm_f32;
   t->solve_lower = s_solve_lower;
+  q35_init_attention_scalar(t);
   q35_init_gemv_scalar(t);
   q35_init_gemm_scalar(t);
 }

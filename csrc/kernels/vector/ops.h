@@ -3,22 +3,13 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/vector/attention.h"
 #include "kernels/vector/vec.h"
 
 namespace q35 {
 namespace {
 
 constexpr uint32_t kColVecs = kTileCols / kVec;  // vectors in one row of a 32-column tile
-
-inline float load_one(const float *p) {
-  return *p;
-}
-inline vf load_vec(const float *p) {
-  return vload(p);
-}
-inline vf load_vec(const uint16_t *p) {
-  return vload_f16(p);
-}  // halves
 
 void v_quantize_q8(const float *x, uint32_t k, int8_t *q, float *d, float *s) {
   for (uint32_t g = 0; g < k / kActGroup; g++) {
@@ -227,91 +218,8 @@ void v_f32_to_f16(const float *x, uint32_t n, uint16_t *y) {
   for (uint32_t i = 0; i < n; i += kVec) vstore_f16(y + i, vload(x + i));
 }
 
-// ---- attention of few query rows ------------------------------------------------------------
-
-// s[r][j] for kRows query rows: one pass over the keys serves all of them.
-template <uint32_t kRows, class T>
-inline void qk_rows(const float *q, uint64_t q_stride, const T *k, uint64_t k_stride, uint32_t n,
-                    uint32_t d, float *s, uint64_t s_stride) {
-  for (uint32_t j = 0; j < n; j++) {
-    const T *kj = k + j * k_stride;
-    vf sum[kRows];
-    for (uint32_t r = 0; r < kRows; r++) sum[r] = vset(0.0f);
-    for (uint32_t i = 0; i < d; i += kVec) {
-      const vf key = load_vec(kj + i);
-      for (uint32_t r = 0; r < kRows; r++) sum[r] = vfma(key, vload(q + r * q_stride + i), sum[r]);
-    }
-    for (uint32_t r = 0; r < kRows; r++) s[r * s_stride + j] = vsum(sum[r]);
-  }
-}
-
-template <class T>
-inline void qk(const float *q, uint64_t q_stride, uint32_t nq, const T *k, uint64_t k_stride,
-               uint32_t n, uint32_t d, float *s, uint64_t s_stride) {
-  uint32_t r = 0;
-  for (; r + 4 <= nq; r += 4) {
-    qk_rows<4>(q + r * q_stride, q_stride, k, k_stride, n, d, s + r * s_stride, s_stride);
-  }
-  for (; r < nq; r++) {
-    qk_rows<1>(q + r * q_stride, q_stride, k, k_stride, n, d, s + r * s_stride, s_stride);
-  }
-}
-
-// o[r][i..] for kRows rows and 2 vectors of the head dimension: accumulators stay in registers.
-template <uint32_t kRows, class T>
-inline void pv_rows(const float *p, uint64_t p_stride, const T *v, uint64_t v_stride, uint32_t n,
-                    uint32_t d, float *o, uint64_t o_stride) {
-  for (uint32_t i = 0; i < d; i += 2 * kVec) {
-    vf lo[kRows], hi[kRows];
-    for (uint32_t r = 0; r < kRows; r++) {
-      lo[r] = vload(o + r * o_stride + i);
-      hi[r] = vload(o + r * o_stride + i + kVec);
-    }
-    for (uint32_t j = 0; j < n; j++) {
-      const vf v0 = load_vec(v + j * v_stride + i), v1 = load_vec(v + j * v_stride + i + kVec);
-      for (uint32_t r = 0; r < kRows; r++) {
-        const vf w = vset(p[r * p_stride + j]);
-        lo[r] = vfma(v0, w, lo[r]);
-        hi[r] = vfma(v1, w, hi[r]);
-      }
-    }
-    for (uint32_t r = 0; r < kRows; r++) {
-      vstore(o + r * o_stride + i, lo[r]);
-      vstore(o + r * o_stride + i + kVec, hi[r]);
-    }
-  }
-}
-
-template <class T>
-inline void pv(const float *p, uint64_t p_stride, uint32_t nq, const T *v, uint64_t v_stride,
-               uint32_t n, uint32_t d, float *o, uint64_t o_stride) {
-  uint32_t r = 0;
-  for (; r + 4 <= nq; r += 4) {
-    pv_rows<4>(p + r * p_stride, p_stride, v, v_stride, n, d, o + r * o_stride, o_stride);
-  }
-  for (; r < nq; r++) {
-    pv_rows<1>(p + r * p_stride, p_stride, v, v_stride, n, d, o + r * o_stride, o_stride);
-  }
-}
-
-void v_qk_f16(const float *q, uint64_t q_stride, uint32_t nq, const uint16_t *k, uint64_t k_stride,
-              uint32_t n, uint32_t d, float *s, uint64_t s_stride) {
-  qk(q, q_stride, nq, k, k_stride, n, d, s, s_stride);
-}
-void v_qk_f32(const float *q, uint64_t q_stride, uint32_t nq, const float *k, uint64_t k_stride,
-              uint32_t n, uint32_t d, float *s, uint64_t s_stride) {
-  qk(q, q_stride, nq, k, k_stride, n, d, s, s_stride);
-}
-void v_pv_f16(const float *p, uint64_t p_stride, uint32_t nq, const uint16_t *v, uint64_t v_stride,
-              uint32_t n, uint32_t d, float *o, uint64_t o_stride) {
-  pv(p, p_stride, nq, v, v_stride, n, d, o, o_stride);
-}
-void v_pv_f32(const float *p, uint64_t p_stride, uint32_t nq, const float *v, uint64_t v_stride,
-              uint32_t n, uint32_t d, float *o, uint64_t o_stride) {
-  pv(p, p_stride, nq, v, v_stride, n, d, o, o_stride);
-}
-
 void fill_ops(Kernels *t) {
+  fill_attention(t);
   t->quantize_q8 = v_quantize_q8;
   t->rms_norm = v_rms_norm;
   t->gated_norm = v_gated_norm;
@@ -326,10 +234,6 @@ void fill_ops(Kernels *t) {
   t->softmax_step = v_softmax_step;
   t->softmax_cols = v_softmax_cols;
   t->scale_cols = v_scale_cols;
-  t->qk_f16 = v_qk_f16;
-  t->qk_f32 = v_qk_f32;
-  t->pv_f16 = v_pv_f16;
-  t->pv_f32 = v_pv_f32;
   t->f16_to_f32 = v_f16_to_f32;
   t->f32_to_f16 = v_f32_to_f16;
 }

@@ -25,6 +25,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads to use")
 
 
+def add_kv(parser: argparse.ArgumentParser) -> None:
+    """The type of the attention cache, for commands that evaluate."""
+    parser.add_argument(
+        "--kv",
+        choices=("auto", "f16", "f32", "q8_0"),
+        default="auto",
+        help="how attention keys and values are stored: q8_0 takes half the memory of f16",
+    )
+
+
 def print_json(value: Any) -> None:
     """Prints one JSON document."""
     print(json.dumps(value, ensure_ascii=False, indent=2))

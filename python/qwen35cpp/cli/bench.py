@@ -10,7 +10,7 @@ from typing import Any
 
 from .._native import Machine, measure
 from ..llama import Llama
-from ._common import Commands, add_model, human_bytes, positive, print_json
+from ._common import Commands, add_kv, add_model, human_bytes, positive, print_json
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -21,6 +21,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--generate", type=positive, default=64, metavar="N")
     parser.add_argument("-d", "--depth", type=positive, metavar="N", help="generate after N tokens")
     parser.add_argument("-r", "--repeat", type=positive, default=3, metavar="N")
+    add_kv(parser)
     parser.set_defaults(run=run)
 
 
@@ -43,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """Does the work."""
     depth = args.depth or 1
     n_ctx = max(args.prompt, depth + args.generate) + 1
-    with Llama(args.model, n_threads=args.threads, n_ctx=n_ctx, prefix_cache=False) as llama:
+    with Llama(
+        args.model, n_threads=args.threads, n_ctx=n_ctx, kv_type=args.kv, prefix_cache=False
+    ) as llama:
         results = [
             _prefill(llama, args.prompt, args.repeat),
             _decode(llama, depth, args.generate, args.repeat),

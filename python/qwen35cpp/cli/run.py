@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InvalidArgument
 from ..types import Text
-from ._common import Commands, Progress, add_model, positive, print_json
+from ._common import Commands, Progress, add_kv, add_model, positive, print_json
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--special", action="store_true", help="recognise control tokens in the prompt"
     )
     parser.add_argument("--stats", action="store_true", help="figures on standard error")
+    add_kv(parser)
     parser.set_defaults(run=run)
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from ..llama import Llama
 
     prompt = _read_prompt(args.prompt)
-    with Llama(args.model, n_ctx=args.ctx, n_threads=args.threads) as llama:
+    with Llama(args.model, n_ctx=args.ctx, n_threads=args.threads, kv_type=args.kv) as llama:
         progress = Progress("reading the prompt", quiet=args.quiet)
         options: dict[str, Any] = {
             "max_tokens": args.max_tokens,
