@@ -21,10 +21,18 @@ inline void spread_rows(const float *p, float32x4_t (&out)[kA]) {
   }
 }
 
-inline void spread_tokens(float32x4_t tokens, float32x4_t (&out)[kB]) {
+// sum[b] += y[b] * tokens 2b, 2b + 1
+inline void add_tokens(const float32x4_t (&y)[kB], float32x4_t tokens, float32x4_t (&sum)[kB]) {
   const float64x2_t pairs = vreinterpretq_f64_f32(tokens);
-  out[0] = vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 0));
-  out[1] = vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 1));
+  sum[0] = vfmaq_f32(sum[0], y[0], vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 0)));
+  sum[1] = vfmaq_f32(sum[1], y[1], vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 1)));
+}
+
+// sum[b] -= rows * tokens 2b, 2b + 1
+inline void subtract_tokens(float32x4_t rows, float32x4_t tokens, float32x4_t (&sum)[kB]) {
+  const float64x2_t pairs = vreinterpretq_f64_f32(tokens);
+  sum[0] = vfmsq_f32(sum[0], rows, vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 0)));
+  sum[1] = vfmsq_f32(sum[1], rows, vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 1)));
 }
 
 // q: [kGroup / 8][8][8], x: [kGroup / 8][4][8]
@@ -45,7 +53,9 @@ inline void dots(const int8_t *q, const int8_t *x, int32x4_t (&dot)[kA][kB]) {
 
 // out: [4 tokens] at stride of 8 rows
 inline void store_outputs(const float32x4_t (&sum)[kA][kB], float *out, uint64_t stride) {
+#pragma GCC unroll 2
   for (uint32_t b = 0; b < kB; b++) {
+#pragma GCC unroll 2
     for (uint32_t h = 0; h < 2; h++) {
       float *at = out + 2 * b * stride + 4 * h;
       vst1q_f32(at, vuzp1q_f32(sum[2 * h][b], sum[2 * h + 1][b]));
@@ -64,11 +74,20 @@ inline void spread_rows(const float *p, float32x4_t (&out)[kA]) {
   out[1] = vld1q_f32(p + 4);
 }
 
-inline void spread_tokens(float32x4_t tokens, float32x4_t (&out)[kB]) {
-  out[0] = vdupq_laneq_f32(tokens, 0);
-  out[1] = vdupq_laneq_f32(tokens, 1);
-  out[2] = vdupq_laneq_f32(tokens, 2);
-  out[3] = vdupq_laneq_f32(tokens, 3);
+// sum[b] += y[b] * token b
+inline void add_tokens(const float32x4_t (&y)[kB], float32x4_t tokens, float32x4_t (&sum)[kB]) {
+  sum[0] = vfmaq_laneq_f32(sum[0], y[0], tokens, 0);
+  sum[1] = vfmaq_laneq_f32(sum[1], y[1], tokens, 1);
+  sum[2] = vfmaq_laneq_f32(sum[2], y[2], tokens, 2);
+  sum[3] = vfmaq_laneq_f32(sum[3], y[3], tokens, 3);
+}
+
+// sum[b] -= rows * token b
+inline void subtract_tokens(float32x4_t rows, float32x4_t tokens, float32x4_t (&sum)[kB]) {
+  sum[0] = vfmsq_laneq_f32(sum[0], rows, tokens, 0);
+  sum[1] = vfmsq_laneq_f32(sum[1], rows, tokens, 1);
+  sum[2] = vfmsq_laneq_f32(sum[2], rows, tokens, 2);
+  sum[3] = vfmsq_laneq_f32(sum[3], rows, tokens, 3);
 }
 
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -82,7 +101,10 @@ inline void dot_token(int8x16_t w0, int8x16_t w1, int8x16_t x, int32x4_t (&dot)[
 // q: [kGroup / 4][8][4], x: [kGroup / 4][4][4]
 template <uint32_t kGroup>
 inline void dots(const int8_t *q, const int8_t *x, int32x4_t (&dot)[kA][kB]) {
-  for (uint32_t b = 0; b < kB; b++) dot[0][b] = dot[1][b] = vdupq_n_s32(0);
+  for (uint32_t b = 0; b < kB; b++) {
+    dot[0][b] = reload(kStartBits);
+    dot[1][b] = reload(kStartBits);
+  }
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < kGroup / kUnitK; i++) {
     const int8x16_t w0 = vld1q_s8(q + i * 32), w1 = vld1q_s8(q + i * 32 + 16);
@@ -98,9 +120,9 @@ inline void dots(const int8_t *q, const int8_t *x, int32x4_t (&dot)[kA][kB]) {
 
 template <uint32_t kGroup>
 inline int32x4_t dot_row(const int8_t *w, const int8_t *x) {
-  if constexpr (kGroup == 16) return dot16(vld1q_s8(w), vld1q_s8(x));
-  return dot32<128>({{vld1q_s8(w), vld1q_s8(w + kRows * 16)}},
-                    {{vld1q_s8(x), vld1q_s8(x + kTokens * 16)}});
+  if constexpr (kGroup == 16) return int_dot16(vld1q_s8(w), vld1q_s8(x));
+  return int_dot32<128>({{vld1q_s8(w), vld1q_s8(w + kRows * 16)}},
+                        {{vld1q_s8(x), vld1q_s8(x + kTokens * 16)}});
 }
 
 // q: [kGroup / 16][8][16], x: [kGroup / 16][4][16]
@@ -122,6 +144,7 @@ inline void dots(const int8_t *q, const int8_t *x, int32x4_t (&dot)[kA][kB]) {
 #endif
 
 inline void store_outputs(const float32x4_t (&sum)[kA][kB], float *out, uint64_t stride) {
+#pragma GCC unroll 4
   for (uint32_t b = 0; b < kB; b++) {
     vst1q_f32(out + b * stride, sum[0][b]);
     vst1q_f32(out + b * stride + 4, sum[1][b]);
@@ -130,67 +153,90 @@ inline void store_outputs(const float32x4_t (&sum)[kA][kB], float *out, uint64_t
 
 #endif
 
-// sum += a * b, or -=, for all pairs of row and token factors.
-inline void subtract_outer(const float32x4_t (&rows)[kA], const float32x4_t (&tokens)[kB],
-                           float32x4_t (&sum)[kA][kB]) {
+// sum -= min * (sum of the activations) of the groups of 32 values. min: [kParts][8], s: [2][4].
+template <uint32_t kParts>
+inline void subtract_min(const float *min, const float *s, float32x4_t (&sum)[kA][kB]) {
+  const float32x4_t first = vld1q_f32(s), second = vld1q_f32(s + kTokens);
+#pragma GCC unroll 2
+  for (uint32_t part = 0; part < kParts; part++) {
+    const float32x4_t total = kParts == 1 ? vaddq_f32(first, second) : part == 0 ? first : second;
+    float32x4_t rows[kA];
+    spread_rows(min + part * kRows, rows);
+    subtract_tokens(rows[0], total, sum[0]);
+    subtract_tokens(rows[1], total, sum[1]);
+    if constexpr (kA == 4) {
+      subtract_tokens(rows[2], total, sum[2]);
+      subtract_tokens(rows[3], total, sum[3]);
+    }
+  }
+}
+
+// y = dots * scales of one group. dot: as dots() leaves it; factor: the group's line of the panel.
+inline void scale_dots(const int32x4_t (&dot)[kA][kB], const float *factor,
+                       float32x4_t (&y)[kA][kB]) {
+  float32x4_t rows[kA];
+  spread_rows(factor, rows);
   for (uint32_t a = 0; a < kA; a++) {
-    for (uint32_t b = 0; b < kB; b++) sum[a][b] = vfmsq_f32(sum[a][b], rows[a], tokens[b]);
+    for (uint32_t b = 0; b < kB; b++) {
+#if defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_MATMUL_INT8)
+      const float32x4_t start =
+          vreinterpretq_f32_s32(reload(reinterpret_cast<const int32_t *>(factor + kRows + 4 * a)));
+      y[a][b] = vfmaq_f32(start, vreinterpretq_f32_s32(dot[a][b]), rows[a]);
+#else
+      y[a][b] = vmulq_f32(vcvtq_f32_s32(dot[a][b]), rows[a]);
+#endif
+    }
   }
 }
 
 template <uint32_t kGroup, bool kMin>
-void product(uint32_t k, const Panel &panel, const Tile &tile, float32x4_t (&sum)[kA][kB]) {
+void product(uint32_t k, const Panel &panel, const Tile &tile, float *out, uint64_t out_stride) {
+  float32x4_t sum[kA][kB] = {};
   constexpr uint32_t kParts = 32 / kGroup;
   const int8_t *q = panel.q, *x = tile.x;
-  const float *scale = panel.scale, *min = panel.min, *d = tile.d, *s = tile.s;
+  const float *factor = panel.factor, *min = panel.min, *d = tile.d, *s = tile.s;
   for (uint32_t g = k / 32; g != 0; g--) {
-    float32x4_t y[kA][kB], rows[kA], tokens[kB];
+    const float32x4_t scales = vld1q_f32(d);
 #pragma GCC unroll 2
     for (uint32_t part = 0; part < kParts; part++) {
       int32x4_t dot[kA][kB];
+      float32x4_t y[kA][kB];
       dots<kGroup>(q, x, dot);
-      spread_rows(scale, rows);
-      for (uint32_t a = 0; a < kA; a++) {
-        for (uint32_t b = 0; b < kB; b++) {
-          const float32x4_t f = vcvtq_f32_s32(dot[a][b]);
-          y[a][b] = part == 0 ? vmulq_f32(f, rows[a]) : vfmaq_f32(y[a][b], f, rows[a]);
-        }
-      }
-      if constexpr (kMin) {
-        const float32x4_t total = vld1q_f32(s + part * kTokens);
-        spread_rows(min, rows);
-        spread_tokens(kParts == 2 ? total : vaddq_f32(total, vld1q_f32(s + kTokens)), tokens);
-        subtract_outer(rows, tokens, sum);
-        min += kRows;
+      scale_dots(dot, factor, y);
+      add_tokens(y[0], scales, sum[0]);
+      add_tokens(y[1], scales, sum[1]);
+      if constexpr (kA == 4) {
+        add_tokens(y[2], scales, sum[2]);
+        add_tokens(y[3], scales, sum[3]);
       }
       q += kGroup * kRows;
       x += kGroup * kTokens;
-      scale += kRows;
+      factor += kFactorLine;
     }
-    spread_tokens(vld1q_f32(d), tokens);
-    for (uint32_t a = 0; a < kA; a++) {
-      for (uint32_t b = 0; b < kB; b++) sum[a][b] = vfmaq_f32(sum[a][b], y[a][b], tokens[b]);
-    }
+    if constexpr (kMin) subtract_min<kParts>(min, s, sum);
+    min += kParts * kRows;
     d += kTokens;
     s += 2 * kTokens;
   }
+  store_outputs(sum, out, out_stride);
 }
 
 void gemm_q8(const PanelShape &shape, const void *panel_base, const void *tile_base, uint32_t rows,
              uint32_t n, float *out, uint64_t out_stride) {
   const Panel panel(shape, const_cast<void *>(panel_base));
   const Tile tile(shape.k, const_cast<void *>(tile_base));
-  float32x4_t sum[kA][kB] = {};
-  if (shape.group == 32) {
-    shape.has_min ? product<32, true>(shape.k, panel, tile, sum)
-                  : product<32, false>(shape.k, panel, tile, sum);
-  } else {
-    shape.has_min ? product<16, true>(shape.k, panel, tile, sum)
-                  : product<16, false>(shape.k, panel, tile, sum);
-  }
-  if (rows == kRows && n == kTokens) return store_outputs(sum, out, out_stride);
+  const bool whole = rows == kRows && n == kTokens;
   float all[kTokens * kRows];
-  store_outputs(sum, all, kRows);
+  float *to = whole ? out : all;
+  const uint64_t stride = whole ? out_stride : kRows;
+  if (shape.group == 32) {
+    shape.has_min ? product<32, true>(shape.k, panel, tile, to, stride)
+                  : product<32, false>(shape.k, panel, tile, to, stride);
+  } else {
+    shape.has_min ? product<16, true>(shape.k, panel, tile, to, stride)
+                  : product<16, false>(shape.k, panel, tile, to, stride);
+  }
+  if (whole) return;
   for (uint32_t t = 0; t < n; t++) {
     for (uint32_t r = 0; r < rows; r++) out[t * out_stride + r] = all[t * kRows + r];
   }

@@ -47,14 +47,11 @@ template <class D, int kGroupIndex>
 inline float32x4_t add_group(int8x16x2_t w, int8x16x2_t x, const float32x4_t *factor,
                              float32x4_t acc) {
   if constexpr (D::kGroup == 32) {
-    const float32x4_t y = vcvtq_f32_s32(dot32<D::kMax>(w, x));
-    return vfmaq_laneq_f32(acc, y, factor[0], kGroupIndex);
+    return vfmaq_laneq_f32(acc, dot32<D::kMax>(w, x), factor[0], kGroupIndex);
   } else {
     constexpr int kAt = kGroupIndex / 2, kLane = kGroupIndex % 2 * 2;
-    const float32x4_t y0 = vcvtq_f32_s32(dot16(w.val[0], x.val[0]));
-    const float32x4_t y1 = vcvtq_f32_s32(dot16(w.val[1], x.val[1]));
-    acc = vfmaq_laneq_f32(acc, y0, factor[kAt], kLane);
-    return vfmaq_laneq_f32(acc, y1, factor[kAt], kLane + 1);
+    acc = vfmaq_laneq_f32(acc, dot16(w.val[0], x.val[0]), factor[kAt], kLane);
+    return vfmaq_laneq_f32(acc, dot16(w.val[1], x.val[1]), factor[kAt], kLane + 1);
   }
 }
 
@@ -97,6 +94,7 @@ inline void add_chunk_quads(const Cursor<2, kC> &at, const float32x4_t (*factor)
   constexpr int kParts = 32 / D::kGroup, kAt = kI % 4 * kParts;
   const int8x16x2_t w0 = D::template load<kI>(at.w[0]), w1 = D::template load<kI>(at.w[1]);
   const Pair16 first(w0.val[0], w1.val[0]), second(w0.val[1], w1.val[1]);
+#pragma GCC unroll 4
   for (uint32_t j = 0; j < kC / 2; j++) {
     const int8x16x2_t x0 = load32(at.q[2 * j] + 32 * kI), x1 = load32(at.q[2 * j + 1] + 32 * kI);
     const Pair16 xa(x0.val[0], x1.val[0]), xb(x0.val[1], x1.val[1]);
@@ -118,12 +116,14 @@ inline void add_chunk_quads(const Cursor<2, kC> &at, const float32x4_t (*factor)
 template <class D, uint32_t kR, uint32_t kC, int kI>
 inline void add_chunk(const Cursor<kR, kC> &at, const float32x4_t (*factor)[kC][2],
                       Sums<kR, kC> *sums) {
-  int8x16x2_t w[kR];
-  for (uint32_t r = 0; r < kR; r++) w[r] = D::template load<kI>(at.w[r]);
+  const int8x16x2_t w0 = D::template load<kI>(at.w[0]);
+  const int8x16x2_t w1 = kR == 2 ? D::template load<kI>(at.w[kR - 1]) : w0;
+#pragma GCC unroll 4
   for (uint32_t c = 0; c < kC; c++) {
     const int8x16x2_t x = load32(at.q[c] + 32 * kI);
-    for (uint32_t r = 0; r < kR; r++) {
-      sums->part[r][c] = add_group<D, kI % 4>(w[r], x, factor[r][c], sums->part[r][c]);
+    sums->part[0][c] = add_group<D, kI % 4>(w0, x, factor[0][c], sums->part[0][c]);
+    if constexpr (kR == 2) {
+      sums->part[1][c] = add_group<D, kI % 4>(w1, x, factor[1][c], sums->part[1][c]);
     }
   }
 }
@@ -134,7 +134,9 @@ inline void add_groups(const Cursor<kR, kC> &at, const Scales<D, kN> (&scales)[k
                        Sums<kR, kC> *sums) {
   constexpr int kCount = kN == 1 ? 1 : 4, kParts = 32 / D::kGroup;
   float32x4_t factor[kR][kC][2];
+#pragma GCC unroll 4
   for (uint32_t c = 0; c < kC; c++) {
+#pragma GCC unroll 4
     for (uint32_t r = 0; r < kR; r++) {
       multiply_scales<kCount, kParts>(scales[r].scale + kFirst / 4 * kParts, at.d[c] + kFirst,
                                       factor[r][c]);
@@ -143,6 +145,7 @@ inline void add_groups(const Cursor<kR, kC> &at, const Scales<D, kN> (&scales)[k
       static_assert(D::kUnit == 256 && kParts == 1, "four minimums, two sums each");
       const float *s = at.s[c] + 2 * kFirst;
       const float32x4_t total = vpaddq_f32(vld1q_f32(s), vld1q_f32(s + 4));
+#pragma GCC unroll 4
       for (uint32_t r = 0; r < kR; r++) {
         sums->part[r][c] = vfmsq_f32(sums->part[r][c], scales[r].min[kFirst / 4], total);
       }
@@ -151,6 +154,7 @@ inline void add_groups(const Cursor<kR, kC> &at, const Scales<D, kN> (&scales)[k
 #if defined(__ARM_FEATURE_MATMUL_INT8)
   if constexpr (Sums<kR, kC>::kQuads) {
     float32x4_t quad[kC / 2][8];
+#pragma GCC unroll 4
     for (uint32_t j = 0; j < kC / 2; j++) {
       for (int p = 0; p < kParts; p++) {
         transpose_factors(factor[0][2 * j][p], factor[0][2 * j + 1][p], factor[1][2 * j][p],
@@ -178,10 +182,13 @@ inline void add_groups(const Cursor<kR, kC> &at, const Scales<D, kN> (&scales)[k
 template <class D, uint32_t kR, uint32_t kC, int kN>
 inline void add_unit(Cursor<kR, kC> *at, Sums<kR, kC> *sums) {
   Scales<D, kN> scales[kR];
+#pragma GCC unroll 4
   for (uint32_t r = 0; r < kR; r++) scales[r] = D::template scales<kN>(at->w[r]);
   add_groups<D, kR, kC, 0, kN>(*at, scales, sums);
   if constexpr (kN == 8) add_groups<D, kR, kC, 4, kN>(*at, scales, sums);
+#pragma GCC unroll 4
   for (uint32_t r = 0; r < kR; r++) at->w[r] += kN * 32 / D::kUnit * D::kBytes;
+#pragma GCC unroll 4
   for (uint32_t c = 0; c < kC; c++) {
     at->q[c] += 32 * kN;
     at->d[c] += kN;
@@ -191,7 +198,9 @@ inline void add_unit(Cursor<kR, kC> *at, Sums<kR, kC> *sums) {
 
 template <uint32_t kR, uint32_t kC>
 inline void store_sums(const Sums<kR, kC> &sums, float *y, uint64_t y_stride) {
+#pragma GCC unroll 4
   for (uint32_t c = 0; c < kC; c++) {
+#pragma GCC unroll 4
     for (uint32_t r = 0; r < kR; r++) {
       float total = vaddvq_f32(sums.part[r][c]);
 #if defined(__ARM_FEATURE_MATMUL_INT8)
@@ -206,7 +215,9 @@ template <class D, uint32_t kR, uint32_t kC>
 inline void gemv_tile(const GemvArgs &g, uint32_t row, uint32_t col) {
   Cursor<kR, kC> at;
   Sums<kR, kC> sums = {};
+#pragma GCC unroll 4
   for (uint32_t r = 0; r < kR; r++) at.w[r] = g.w + (row + r) * g.row_bytes;
+#pragma GCC unroll 4
   for (uint32_t c = 0; c < kC; c++) {
     const uint64_t first = static_cast<uint64_t>(col + c) * g.k;
     at.q[c] = g.act.q + first;

@@ -1,6 +1,7 @@
 // Panels of weights and tiles of activations of the AArch64 tiers, and how they are filled.
 //
-// Panel of 8 rows: q i8 [k / kUnitK][8][kUnitK], scale f32 [k / group][8], min the same.
+// Panel of 8 rows: q i8 [k / kUnitK][8][kUnitK], factor f32 [k / group][kFactorLine], min f32
+// [k / group][8]. A line of factors is 8 scales and, with kBiased, -kStart times each.
 // Tile of 4 tokens: x i8 [k / kUnitK][4][kUnitK], d f32 [k / 32][4], s f32 [k / 16][4].
 #pragma once
 
@@ -13,13 +14,23 @@ namespace {
 constexpr uint32_t kRows = 8;    // with 4 tokens: 8 vectors of sums and 8 of dots, of 32 registers
 constexpr uint32_t kTokens = 4;  // the lanes of one register hold a factor of each
 
+// With sdot alone the dots of a panel begin at kStart and the panel holds -kStart * scale, so that
+// scale * (kStart + dot) - kStart * scale, one fused operation, is scale * dot: kStart * scale is
+// exact because a scale is a half times an integer of at most 8 bits.
+#if defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr bool kBiased = true;
+#else
+constexpr bool kBiased = false;
+#endif
+constexpr uint32_t kFactorLine = kBiased ? 2 * kRows : kRows;
+
 struct Panel {
   int8_t *q;
-  float *scale, *min;
+  float *factor, *min;
   Panel(const PanelShape &shape, void *base)
       : q(static_cast<int8_t *>(base)),
-        scale(reinterpret_cast<float *>(q + static_cast<size_t>(kRows) * shape.k)),
-        min(scale + static_cast<size_t>(kRows) * (shape.k / shape.group)) {}
+        factor(reinterpret_cast<float *>(q + static_cast<size_t>(kRows) * shape.k)),
+        min(factor + static_cast<size_t>(kFactorLine) * (shape.k / shape.group)) {}
 };
 
 struct Tile {
@@ -33,7 +44,7 @@ struct Tile {
 
 size_t panel_bytes(const PanelShape &shape) {
   const size_t groups = shape.k / shape.group;
-  return kRows * (shape.k + groups * sizeof(float) * (shape.has_min ? 2 : 1));
+  return kRows * shape.k + groups * sizeof(float) * (kFactorLine + (shape.has_min ? kRows : 0));
 }
 
 size_t tile_bytes(uint32_t k) {
@@ -79,10 +90,10 @@ inline void put16(const int8x16_t (&a)[4], int8_t *out) {
 }
 
 // Stores lane i of four rows' vectors to line i of `out`, for the first n lanes.
-inline void put_lines(const float32x4_t (&rows)[4], int n, float *out) {
+inline void put_lines(const float32x4_t (&rows)[4], int n, uint32_t line, float *out) {
   float32x4_t a[4] = {rows[0], rows[1], rows[2], rows[3]};
   transpose(a);
-  for (int i = 0; i < n; i++) vst1q_f32(out + static_cast<uint32_t>(i) * kRows, a[i]);
+  for (int i = 0; i < n; i++) vst1q_f32(out + static_cast<uint32_t>(i) * line, a[i]);
 }
 
 // ---- panels ------------------------------------------------------------------------------------
@@ -100,20 +111,26 @@ inline void put_chunks(const uint8_t *const (&w)[4], int8_t *q) {
   if constexpr (kI + 1 < kN) put_chunks<D, kI + 1, kN>(w, q);
 }
 
-// kN groups of 32 values of 4 rows. q, scale, min: of the first row.
+// kN groups of 32 values of 4 rows. q, factor, min: of the first row.
 template <class D, int kN>
-inline void put_unit(const uint8_t *const (&w)[4], int8_t *q, float *scale, float *min) {
+inline void put_unit(const uint8_t *const (&w)[4], int8_t *q, float *factor, float *min) {
   put_chunks<D, 0, kN>(w, q);
   Scales<D, kN> s[4];
   for (uint32_t r = 0; r < 4; r++) s[r] = D::template scales<kN>(w[r]);
   constexpr int kScales = kN * 32 / D::kGroup;
   for (int i = 0; i < kScales; i += 4) {
     const int n = kScales - i < 4 ? kScales - i : 4;
-    const uint32_t at = static_cast<uint32_t>(i) * kRows;
-    put_lines({s[0].scale[i / 4], s[1].scale[i / 4], s[2].scale[i / 4], s[3].scale[i / 4]}, n,
-              scale + at);
+    float *at = factor + static_cast<uint32_t>(i) * kFactorLine;
+    float32x4_t rows[4];
+    for (uint32_t r = 0; r < 4; r++) rows[r] = s[r].scale[i / 4];
+    put_lines(rows, n, kFactorLine, at);
+    if constexpr (kBiased) {
+      for (uint32_t r = 0; r < 4; r++) rows[r] = vmulq_n_f32(rows[r], -kStart);
+      put_lines(rows, n, kFactorLine, at + kRows);
+    }
     if constexpr (D::kHasMin) {
-      put_lines({s[0].min[i / 4], s[1].min[i / 4], s[2].min[i / 4], s[3].min[i / 4]}, n, min + at);
+      for (uint32_t r = 0; r < 4; r++) rows[r] = s[r].min[i / 4];
+      put_lines(rows, n, kRows, min + static_cast<uint32_t>(i) * kRows);
     }
   }
 }
@@ -130,23 +147,23 @@ void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t 
     const uint8_t *at[4];
     for (uint32_t r = 0; r < 4; r++) at[r] = row_at(w, row_bytes, rows, first + r);
     int8_t *q = panel.q + first * kUnitK;
-    float *scale = panel.scale + first, *min = panel.min + first;
+    float *factor = panel.factor + first, *min = panel.min + first;
     constexpr uint32_t kN = D::kUnit == 256 ? 8 : 4;
     uint32_t groups = k / 32;
     const auto advance = [&](uint32_t n) {
       for (uint32_t r = 0; r < 4; r++) at[r] += n * 32 / D::kUnit * D::kBytes;
       q += n * 32 * kRows;
-      scale += n * 32 / D::kGroup * kRows;
+      factor += n * 32 / D::kGroup * kFactorLine;
       min += n * 32 / D::kGroup * kRows;
       groups -= n;
     };
     while (groups >= kN) {
-      put_unit<D, static_cast<int>(kN)>(at, q, scale, min);
+      put_unit<D, static_cast<int>(kN)>(at, q, factor, min);
       advance(kN);
     }
     if constexpr (D::kUnit == 32) {
       while (groups != 0) {
-        put_unit<D, 1>(at, q, scale, min);
+        put_unit<D, 1>(at, q, factor, min);
         advance(1);
       }
     }
@@ -166,7 +183,9 @@ void pack_unpacked(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes,
       type.unpack(row_at(w, row_bytes, rows, first + r), q + static_cast<size_t>(r) * k,
                   scale + r * (k / 16), min + r * (k / 16), k);
       for (uint32_t i = 0; i < groups; i++) {
-        panel.scale[i * kRows + first + r] = scale[r * (k / 16) + i];
+        float *factor = panel.factor + i * kFactorLine + first + r;
+        factor[0] = scale[r * (k / 16) + i];
+        if constexpr (kBiased) factor[kRows] = -kStart * factor[0];
         if (type.has_min) panel.min[i * kRows + first + r] = min[r * (k / 16) + i];
       }
     }
