@@ -16,6 +16,8 @@ constexpr size_t kPrompt = 200;  // six full batches and a part of one
 constexpr size_t kSteps = 6;
 constexpr uint32_t kContext = 256;
 
+int32_t g_kv_type = QWEN35_KV_AUTO;
+
 using Logits = std::vector<float>;
 
 uint32_t vocabulary(const qwen35_model *model) {
@@ -60,7 +62,7 @@ Logits check_thread_counts(const char *path, const std::vector<int32_t> &tokens)
   for (int32_t threads = 1; threads <= 3; threads++) {
     const Model model = open_model(path, threads);
     expect(qwen35_model_threads(model.get()) == threads, "the number of threads");
-    const Session session = open_session(model.get(), kContext, kBatch);
+    const Session session = open_session(model.get(), kContext, kBatch, g_kv_type);
     const Logits rows = run_all(session.get(), tokens, vocabulary(model.get()));
     if (threads == 1) expected = rows;
     expect(same(rows, expected), "logits do not depend on the number of threads");
@@ -75,7 +77,7 @@ void check_two_sessions(qwen35_model *model, const std::vector<int32_t> &tokens,
   std::thread threads[2];
   for (int i = 0; i < 2; i++) {
     threads[i] = std::thread([&, i] {
-      const Session session = open_session(model, kContext, kBatch);
+      const Session session = open_session(model, kContext, kBatch, g_kv_type);
       rows[i] = run_all(session.get(), tokens, n_vocab);
       qwen35_session_reset(session.get());
       expect(same(run_all(session.get(), tokens, n_vocab), rows[i]), "equal after a reset");
@@ -137,7 +139,7 @@ bool cancel_and_continue(qwen35_session *session, const std::vector<int32_t> &to
 }
 
 void check_cancel(qwen35_model *model, const std::vector<int32_t> &tokens, const Logits &expected) {
-  const Session session = open_session(model, kContext, kBatch);
+  const Session session = open_session(model, kContext, kBatch, g_kv_type);
   size_t n_cancelled = 0;
   for (size_t batch = 0; batch < 6; batch++) {
     for (int spins = 0; spins <= 300000; spins = spins * 4 + 100) {
@@ -150,7 +152,7 @@ void check_cancel(qwen35_model *model, const std::vector<int32_t> &tokens, const
 
 // A cancel without a running eval stops the next one before it starts, once.
 void check_early_cancel(qwen35_model *model, const std::vector<int32_t> &tokens) {
-  const Session session = open_session(model, kContext, kBatch);
+  const Session session = open_session(model, kContext, kBatch, g_kv_type);
   qwen35_session_cancel(session.get());
   for (const qwen35_status expected : {QWEN35_ERROR_CANCELLED, QWEN35_OK}) {
     expect(
@@ -166,7 +168,7 @@ int32_t stop_at_64(void *, size_t done, size_t) {
 
 // A progress function may stop the prefill, and may use other sessions of the model.
 void check_progress(qwen35_model *model, const std::vector<int32_t> &tokens) {
-  const Session session = open_session(model, kContext, kBatch);
+  const Session session = open_session(model, kContext, kBatch, g_kv_type);
   expect(qwen35_session_eval(session.get(), tokens.data(), tokens.size(), nullptr, stop_at_64,
                              nullptr) == QWEN35_ERROR_CANCELLED,
          "a progress function cancels");
@@ -175,7 +177,7 @@ void check_progress(qwen35_model *model, const std::vector<int32_t> &tokens) {
     qwen35_session *session;
     const int32_t *tokens;
   };
-  const Session second = open_session(model, kContext, kBatch);
+  const Session second = open_session(model, kContext, kBatch, g_kv_type);
   Other other = {second.get(), tokens.data()};
   const auto evaluate_other = [](void *user, size_t, size_t) -> int32_t {
     const Other &o = *static_cast<Other *>(user);
@@ -194,11 +196,14 @@ int main(int argc, char **argv) {
     return 2;
   }
   const std::vector<int32_t> tokens = make_tokens(kPrompt, 7);
-  const Logits expected = check_thread_counts(argv[1], tokens);
   const Model model = open_model(argv[1], 3);
-  check_two_sessions(model.get(), tokens, expected);
-  check_cancel(model.get(), tokens, expected);
-  check_early_cancel(model.get(), tokens);
-  check_progress(model.get(), tokens);
+  for (const int32_t kv_type : {QWEN35_KV_F32, QWEN35_KV_F16, QWEN35_KV_Q8_0}) {
+    g_kv_type = kv_type;
+    const Logits expected = check_thread_counts(argv[1], tokens);
+    check_two_sessions(model.get(), tokens, expected);
+    check_cancel(model.get(), tokens, expected);
+    check_early_cancel(model.get(), tokens);
+    check_progress(model.get(), tokens);
+  }
   return 0;
 }

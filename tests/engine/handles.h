@@ -42,11 +42,13 @@ inline Model open_model(const char *path, int32_t n_threads) {
   return Model(model);
 }
 
-inline Session open_session(qwen35_model *model, uint32_t n_ctx, uint32_t n_batch) {
+inline Session open_session(qwen35_model *model, uint32_t n_ctx, uint32_t n_batch,
+                            int32_t kv_type = QWEN35_KV_AUTO) {
   qwen35_session_params params;
   qwen35_session_defaults(&params);
   params.n_ctx = n_ctx;
   params.n_batch = n_batch;
+  params.kv_type = kv_type;
   qwen35_session *session = nullptr;
   expect_ok(qwen35_session_create(model, &params, &session), "session_create");
   return Session(session);

@@ -112,7 +112,7 @@ Status use_model(const qwen35_model *model, qwen35_session *session) {
   return sample_text(model, session);
 }
 
-Status run_model(const char *path, bool use_mmap) {
+Status run_model(const char *path, bool use_mmap, int32_t kv_type) {
   qwen35_model_params params;
   qwen35_model_defaults(&params);
   params.n_threads = 1;
@@ -122,6 +122,7 @@ Status run_model(const char *path, bool use_mmap) {
   qwen35_session_params session_params;
   qwen35_session_defaults(&session_params);
   session_params.n_ctx = 48;
+  session_params.kv_type = kv_type;
   qwen35_session *session = nullptr;
   Status status = qwen35_session_create(model, &session_params, &session);
   if (status == q35::kOk) status = use_model(model, session);
@@ -140,7 +141,9 @@ Status run(const uint8_t *data, size_t size, uint64_t *sum) {
     status = q35::fail(QWEN35_ERROR_IO, "the input could not be written");
   }
   if (status == q35::kOk) status = walk(path, sum);
-  if (status == q35::kOk) status = run_model(path, size % 2 != 0);
+  // Maps and kinds of cache follow from the content.
+  if (status == q35::kOk)
+    status = run_model(path, *sum / 4 % 2 != 0, static_cast<int32_t>(*sum % 4));
   close(fd);
   return status;
 }

@@ -211,7 +211,7 @@ def test_ranges(objects: Objects) -> None:
     assert "token 1: expected an id from 0 to" in last_error()
     assert lib.qwen35_session_position(objects.session) == before
     params = ffi.new("qwen35_session_params *")
-    for field, value in (("kv_type", 3), ("kv_type", -1), ("n_batch", 8193)):
+    for field, value in (("kv_type", 99), ("kv_type", -1), ("n_batch", 8193)):
         lib.qwen35_session_defaults(params)
         setattr(params, field, value)
         out = ffi.new("qwen35_session **")
