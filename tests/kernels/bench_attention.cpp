@@ -120,7 +120,8 @@ bool measure_all(AttentionBench &&bench, KvType type, const char *name, int thre
       if (!bench.measure(type, name, depth, n, bandwidth)) return false;
     }
   }
-  return bench.measure(type, name, 8192, 512, bandwidth);
+  return bench.measure(type, name, 8192, 512, bandwidth) &&
+         bench.measure(type, name, 16384, 512, bandwidth);
 }
 
 }  // namespace

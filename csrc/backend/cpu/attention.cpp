@@ -26,6 +26,30 @@ struct FewScratch {
   }
 };
 
+// Up to 32 query rows of one kv head, as columns.
+struct Block {
+  uint32_t first, count;     // tokens of the batch
+  uint32_t end;              // cache entries that the last of them sees
+  float *queries, *outputs;  // [head_dim, 32]
+  float *scores;             // [kBlockTile, 32]
+  float *m, *l, *shrink;     // [32]
+
+  void place(float *at, uint32_t head_dim) {
+    queries = at;
+    outputs = queries + head_dim * kTileCols;
+    scores = outputs + head_dim * kTileCols;
+    m = scores + kBlockTile * kTileCols;
+    l = m + kTileCols;
+    shrink = l + kTileCols;
+  }
+
+  // Entries of the tile at `tile` that the last token sees.
+  uint32_t visible(uint32_t tile) const {
+    if (tile >= end) return 0;
+    return end - tile < kBlockTile ? end - tile : kBlockTile;
+  }
+};
+
 namespace {
 
 void store_cache(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t kv_head,
@@ -45,21 +69,27 @@ void store_cache(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t
   }
 }
 
-// `count` cache entries as floats: the cache itself when it holds floats, else decoded to `tile`.
-const float *load_tile(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t kv_head,
-                       uint32_t first, uint32_t count, float *tile) {
-  const uint8_t *rows = kv_row(a, cache, kv_head, first);
-  if (a.kv_type == KvType::F32) return reinterpret_cast<const float *>(rows);
-  if (a.kv_type == KvType::F16) {
-    k.f16_to_f32(reinterpret_cast<const uint16_t *>(rows), count * a.head_dim, tile);
-    return tile;
-  }
-  const float *scales = kv_scale(a, cache, kv_head, first);
+// Dimensions [dim, dim + dims) of `count` cache entries as floats: the cache itself when it holds
+// floats, else decoded to `buffer`. *stride: floats between entries.
+const float *load_part(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t kv_head,
+                       uint32_t first, uint32_t count, uint32_t dim, uint32_t dims, float *buffer,
+                       uint64_t *stride) {
+  *stride = a.kv_type == KvType::F32 ? a.head_dim : dims;
   for (uint32_t i = 0; i < count; i++) {
-    const int8_t *row = reinterpret_cast<const int8_t *>(rows) + i * a.head_dim;
-    k.i8_to_f32(row, scales[i], a.head_dim, tile + i * a.head_dim);
+    const uint8_t *row = kv_row(a, cache, kv_head, first + i);
+    switch (a.kv_type) {
+      case KvType::F32:
+        return reinterpret_cast<const float *>(row) + dim;
+      case KvType::F16:
+        k.f16_to_f32(reinterpret_cast<const uint16_t *>(row) + dim, dims, buffer + i * dims);
+        break;
+      case KvType::Q8_0:
+        k.i8_to_f32(reinterpret_cast<const int8_t *>(row) + dim,
+                    *kv_scale(a, cache, kv_head, first + i), dims, buffer + i * dims);
+        break;
+    }
   }
-  return tile;
+  return buffer;
 }
 
 float *query_of(const AttentionArgs &a, uint32_t t, uint32_t head) {
@@ -120,13 +150,18 @@ void CpuBackend::attention(const AttentionArgs &a) {
     attend_few(a);
     return;
   }
-  const uint32_t block = group_tokens(a.n_head / a.n_head_kv);
-  const uint32_t blocks = (a.n + block - 1) / block;
+  // A kv head's query rows in items of up to kMaxBlocks blocks, fewer where threads would idle. How
+  // blocks are grouped does not change their results.
+  const uint32_t tokens = group_tokens(a.n_head / a.n_head_kv);
+  const uint32_t blocks = (a.n + tokens - 1) / tokens;
+  uint32_t width = blocks * a.n_head_kv / (4 * static_cast<uint32_t>(pool_->size()));
+  width = width < 1 ? 1 : width > kMaxBlocks ? kMaxBlocks : width;
+  const uint32_t items = (blocks + width - 1) / width;
   // Later blocks see more of the cache: handing them out first keeps the threads even at the end.
-  pool_->run(blocks * a.n_head_kv, [&](uint32_t item, int thread) {
-    const uint32_t first = (blocks - 1 - item / a.n_head_kv) * block;
-    const uint32_t count = a.n - first < block ? a.n - first : block;
-    attend_block(a, item % a.n_head_kv, first, count, thread);
+  pool_->run(items * a.n_head_kv, [&](uint32_t item, int thread) {
+    const uint32_t first = (items - 1 - item / a.n_head_kv) * width * tokens;
+    const uint32_t count = a.n - first < width * tokens ? a.n - first : width * tokens;
+    attend_blocks(a, item % a.n_head_kv, first, count, thread);
   });
 }
 
@@ -251,47 +286,90 @@ void CpuBackend::merge_splits(const AttentionArgs &a, uint32_t t, uint32_t head)
   kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
 }
 
-void CpuBackend::attend_block(const AttentionArgs &a, uint32_t kv_head, uint32_t first,
-                              uint32_t count, int thread) {
-  const uint32_t group = a.n_head / a.n_head_kv, d = a.head_dim;
-  float *queries = thread_scratch(thread);   // [d, 32]
-  float *outputs = queries + d * kTileCols;  // [d, 32]
-  float *k_tile = outputs + d * kTileCols;   // [kKvTile, d]
-  float *v_tile = k_tile + kKvTile * d;      // [kKvTile, d]
-  float *scores = v_tile + kKvTile * d;      // [kKvTile, 32]
-  float *m = scores + kKvTile * kTileCols, *l = m + kTileCols, *shrink = l + kTileCols;
-
-  std::memset(queries, 0, sizeof(float) * 2 * d * kTileCols);
-  for (uint32_t c = 0; c < count * group; c++) {
-    const float *q = query_of(a, first + c / group, kv_head * group + c % group);
-    for (uint32_t i = 0; i < d; i++) queries[i * kTileCols + c] = q[i];
-  }
-  for (uint32_t c = 0; c < kTileCols; c++) {
-    m[c] = -INFINITY;
-    l[c] = 0.0f;
-  }
-  const uint32_t begin = a.position + first, end = begin + count;  // entries the last row sees
-  for (uint32_t j = 0; j < end; j += kKvTile) {
-    const uint32_t n = end - j < kKvTile ? end - j : kKvTile;
-    const float *keys = load_tile(kernels_, a, a.k_cache, kv_head, j, n, k_tile);
-    kernels_.gemm_f32(keys, d, 1, n, queries, kTileCols, d, 0.0f, scores, kTileCols);
-    for (uint32_t i = 0; i < n; i++) {
-      // Rows of tokens before entry j + i do not see it.
-      const uint32_t hidden = j + i > begin ? (j + i - begin) * group : 0;
-      for (uint32_t c = 0; c < hidden && c < kTileCols; c++) scores[i * kTileCols + c] = -INFINITY;
+// `count` tokens' rows of a kv head, over everything that they see.
+void CpuBackend::attend_blocks(const AttentionArgs &a, uint32_t kv_head, uint32_t first,
+                               uint32_t count, int thread) {
+  const uint32_t group = a.n_head / a.n_head_kv, d = a.head_dim, tokens = group_tokens(group);
+  const uint32_t n_blocks = (count + tokens - 1) / tokens;
+  Block blocks[kMaxBlocks];
+  float *scratch = thread_scratch(thread), *decoded = scratch + kMaxBlocks * block_floats(d);
+  for (uint32_t i = 0; i < n_blocks; i++) {
+    Block &b = blocks[i];
+    b.first = first + i * tokens;
+    b.count = first + count - b.first < tokens ? first + count - b.first : tokens;
+    b.end = a.position + b.first + b.count;
+    b.place(scratch + i * block_floats(d), d);
+    std::memset(b.queries, 0, sizeof(float) * 2 * d * kTileCols);  // and outputs
+    for (uint32_t c = 0; c < b.count * group; c++) {
+      const float *q = query_of(a, b.first + c / group, kv_head * group + c % group);
+      for (uint32_t k = 0; k < d; k++) b.queries[k * kTileCols + c] = q[k];
     }
-    kernels_.softmax_cols(scores, n, m, l, shrink);
-    kernels_.scale_cols(outputs, shrink, d);
-    const float *values = load_tile(kernels_, a, a.v_cache, kv_head, j, n, v_tile);
-    kernels_.gemm_f32(values, 1, d, d, scores, kTileCols, n, 1.0f, outputs, kTileCols);
+    for (uint32_t c = 0; c < kTileCols; c++) {
+      b.m[c] = -INFINITY;
+      b.l[c] = 0.0f;
+    }
+  }
+  for (uint32_t j = 0; j < a.position + first + count; j += kBlockTile) {
+    block_scores(a, kv_head, j, blocks, n_blocks, decoded);
+    for (uint32_t i = 0; i < n_blocks; i++) block_softmax(a, j, blocks[i]);
+    block_outputs(a, kv_head, j, blocks, n_blocks, decoded);
   }
   for (uint32_t c = 0; c < count * group; c++) {
+    const Block &b = blocks[c / (tokens * group)];
     const uint32_t t = first + c / group, head = kv_head * group + c % group;
+    const uint32_t column = c % (tokens * group);
     float *out = a.out + (static_cast<uint64_t>(t) * a.n_head + head) * d;
-    const float inverse = 1.0f / l[c];
-    for (uint32_t i = 0; i < d; i++) out[i] = outputs[i * kTileCols + c] * inverse;
+    const float inverse = 1.0f / b.l[column];
+    for (uint32_t i = 0; i < d; i++) out[i] = b.outputs[i * kTileCols + column] * inverse;
     if (a.kv_type == KvType::Q8_0) kernels_.hadamard(out, d);
     kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
+  }
+}
+
+// Scores of the tile at cache entry `first`. The last block sees the most of it.
+void CpuBackend::block_scores(const AttentionArgs &a, uint32_t kv_head, uint32_t first,
+                              const Block *blocks, uint32_t n_blocks, float *decoded) {
+  const uint32_t n = blocks[n_blocks - 1].visible(first);
+  uint64_t stride = 0;
+  for (uint32_t i = 0; i < n; i += kKeyRows) {
+    const uint32_t rows = n - i < kKeyRows ? n - i : kKeyRows;
+    const float *keys = load_part(kernels_, a, a.k_cache, kv_head, first + i, rows, 0, a.head_dim,
+                                  decoded, &stride);
+    for (uint32_t b = 0; b < n_blocks; b++) {
+      if (blocks[b].visible(first) <= i) continue;
+      kernels_.gemm_f32(keys, stride, 1, rows, blocks[b].queries, kTileCols, a.head_dim, 0.0f,
+                        blocks[b].scores + i * kTileCols, kTileCols);
+    }
+  }
+}
+
+void CpuBackend::block_softmax(const AttentionArgs &a, uint32_t first, const Block &b) {
+  const uint32_t n = b.visible(first), group = a.n_head / a.n_head_kv;
+  if (n == 0) return;
+  const uint32_t begin = a.position + b.first;  // entries up to here are seen by all rows
+  for (uint32_t i = 0; i < n; i++) {
+    // Rows of tokens before entry first + i do not see it.
+    const uint32_t hidden = first + i > begin ? (first + i - begin) * group : 0;
+    for (uint32_t c = 0; c < hidden && c < kTileCols; c++) b.scores[i * kTileCols + c] = -INFINITY;
+  }
+  kernels_.softmax_cols(b.scores, n, b.m, b.l, b.shrink);
+  kernels_.scale_cols(b.outputs, b.shrink, a.head_dim);
+}
+
+void CpuBackend::block_outputs(const AttentionArgs &a, uint32_t kv_head, uint32_t first,
+                               const Block *blocks, uint32_t n_blocks, float *decoded) {
+  const uint32_t n = blocks[n_blocks - 1].visible(first);
+  uint64_t stride = 0;
+  for (uint32_t i = 0; i < a.head_dim; i += kValueDims) {
+    const uint32_t dims = a.head_dim - i < kValueDims ? a.head_dim - i : kValueDims;
+    const float *values =
+        load_part(kernels_, a, a.v_cache, kv_head, first, n, i, dims, decoded, &stride);
+    for (uint32_t b = 0; b < n_blocks; b++) {
+      const uint32_t visible = blocks[b].visible(first);
+      if (visible == 0) continue;
+      kernels_.gemm_f32(values, 1, stride, dims, blocks[b].scores, kTileCols, visible, 1.0f,
+                        blocks[b].outputs + i * kTileCols, kTileCols);
+    }
   }
 }
 

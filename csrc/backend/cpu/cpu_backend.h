@@ -11,6 +11,7 @@
 namespace q35 {
 
 struct FewScratch;
+struct Block;
 
 class CpuBackend final : public Backend {
  public:
@@ -60,8 +61,13 @@ class CpuBackend final : public Backend {
   void attend_tile(const AttentionArgs &args, uint32_t kv_head, uint32_t token, uint32_t first,
                    uint32_t count, const FewScratch &scratch, float *partial);
   void merge_splits(const AttentionArgs &args, uint32_t token, uint32_t head);
-  void attend_block(const AttentionArgs &args, uint32_t kv_head, uint32_t first, uint32_t count,
-                    int thread);
+  void attend_blocks(const AttentionArgs &args, uint32_t kv_head, uint32_t first, uint32_t count,
+                     int thread);
+  void block_scores(const AttentionArgs &args, uint32_t kv_head, uint32_t first,
+                    const Block *blocks, uint32_t n_blocks, float *decoded);
+  void block_softmax(const AttentionArgs &args, uint32_t first, const Block &block);
+  void block_outputs(const AttentionArgs &args, uint32_t kv_head, uint32_t first,
+                     const Block *blocks, uint32_t n_blocks, float *decoded);
 
   void delta_head(const DeltaNetArgs &args, uint32_t k_head, int thread);
   void delta_steps(const DeltaNetArgs &args, uint32_t k_head, uint32_t first, uint32_t count,

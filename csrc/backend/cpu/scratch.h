@@ -14,6 +14,13 @@ constexpr uint32_t kFloatPanelDepth = 512;  // k values of a float panel: 64 KiB
 
 // ---- attention
 constexpr uint32_t kKvTile = 64;     // cache entries handled at once
+constexpr uint32_t kBlockTile = 96;  // the same for blocks of query rows: whole register tiles
+// Entries decoded to floats at once are used from the L1 cache: kKeyRows keys or kValueDims
+// dimensions of a tile's values, 24 KiB.
+constexpr uint32_t kKeyRows = 24, kValueDims = 64;
+// Blocks of query rows that share what is decoded: reading and decoding then cost little beside
+// the products.
+constexpr uint32_t kMaxBlocks = 4;
 constexpr uint32_t kMaxSplits = 64;  // parts that a few tokens' attention is divided into
 constexpr uint32_t kMinSplit = 512;  // cache entries in the smallest part
 
@@ -39,12 +46,21 @@ inline uint32_t group_tokens(uint32_t group) {
   return kTileCols / group > 0 ? kTileCols / group : 1;
 }
 
-// Many rows: q^T, o^T: [head_dim, 32]; k and v tiles: [kKvTile, head_dim]; scores: [kKvTile, 32];
-// m, l, shrink. Few rows: see FewScratch.
+// Of one block of query rows: see Block in attention.cpp.
+inline uint64_t block_floats(uint32_t head_dim) {
+  return 2ull * head_dim * kTileCols + kBlockTile * kTileCols + 3 * kTileCols;
+}
+
+// Decoded cache entries: [kKeyRows, head_dim] or [kBlockTile, kValueDims].
+inline uint64_t decoded_floats(uint32_t head_dim) {
+  const uint64_t keys = uint64_t{kKeyRows} * head_dim, values = kBlockTile * kValueDims;
+  return keys > values ? keys : values;
+}
+
+// Few rows: see FewScratch in attention.cpp.
 inline uint64_t attention_scratch_floats(const Config &c) {
   const uint64_t group = c.n_head / c.n_head_kv, rows = group * kGemvMaxCols;
-  const uint64_t many = 2ull * c.head_dim * kTileCols + 2ull * kKvTile * c.head_dim +
-                        kKvTile * kTileCols + 3 * kTileCols;
+  const uint64_t many = kMaxBlocks * block_floats(c.head_dim) + decoded_floats(c.head_dim);
   const uint64_t few = group * (kKvTile + kKvTile / 2 + 1) + rows * (c.head_dim / 2 + 1) + 64;
   return many > few ? many : few;
 }
