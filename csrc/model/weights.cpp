@@ -6,6 +6,7 @@
 #include <new>
 
 #include "base/checked.h"
+#include "base/cpu.h"
 #include "base/thread_pool.h"
 #include "model/tensor_table.h"
 
@@ -130,10 +131,23 @@ Status map_shards(const File &file, Weights *w) {
   return kOk;
 }
 
+// Refuses now what would end in swapping or in the process being killed: pages are committed only
+// while the weights are read.
+Status check_memory(uint64_t need) {
+  const uint64_t have = available_memory();
+  if (have == 0 || need <= have) return kOk;
+  return fail(
+      QWEN35_ERROR_MEMORY,
+      "the weights need %.2f GB, %.2f GB of memory are available: take a file of fewer bits, "
+      "or use_mmap to leave them on disk",
+      1e-9 * static_cast<double>(need), 1e-9 * static_cast<double>(have));
+}
+
 // Gives every slot its memory: vectors and private matrices in w->storage, the others in the maps.
 Status fill_slots(const File &file, const Array<TensorSlot> &slots, ThreadPool *pool, Weights *w) {
   uint64_t total = 0;
   Q35_TRY(storage_bytes(slots, *w, &total));
+  Q35_TRY(check_memory(total));
   Q35_TRY(Region::allocate(total, true, &w->storage));
   uint8_t *next = w->storage.data();
   Array<Piece> pieces;
