@@ -10,7 +10,6 @@ constexpr int32_t kThreads = 2;
 
 uint32_t vocabulary(const qwen35_model *model) {
   qwen35_model_info info;
-  info.struct_size = sizeof info;
   expect_ok(qwen35_model_get_info(model, &info), "model_get_info");
   return info.n_vocab;
 }
