@@ -37,7 +37,7 @@ def test_mean_is_the_mean_of_the_states(llama: Llama) -> None:
         for n in range(len(tokens))
     ])  # fmt: skip
     mean = llama.embed([tokens], pooling="mean", normalize=False)[0]
-    assert mean == pytest.approx(last.mean(axis=0), abs=1e-3 * np.abs(last).max())
+    assert mean == pytest.approx(last.mean(axis=0), abs=1e-3 * float(np.abs(last).max()))
 
 
 def test_a_text_longer_than_a_batch_is_embedded_whole(tiny_path: str) -> None:
