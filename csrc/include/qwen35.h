@@ -117,7 +117,7 @@ typedef struct qwen35_model_info {
   uint64_t step_bytes;      /* weight bytes read to decode one token (embedding: one row) */
   uint64_t step_macs;       /* multiply-accumulates of the matrices per decoded token */
   int32_t file_type;        /* general.file_type, -1 when absent */
-  int32_t matrix_type;      /* tensor type that holds most of the matrix bytes */
+  int32_t matrix_type;      /* tensor type of most bytes of the layers' matrices */
 } qwen35_model_info;
 
 QWEN35_API void qwen35_model_defaults(qwen35_model_params *params);

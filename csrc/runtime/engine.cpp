@@ -40,13 +40,14 @@ Status copy_strings(const gguf::File &file, Array<char> *out) {
   return kOk;
 }
 
-// The type that holds most of the matrix bytes: what people call the file's quantisation.
+// The type that holds most of the bytes of the layers' matrices: what people call the file's
+// quantisation. Embedding and head often have more bits, and are large in small models.
 int32_t dominant_type(const gguf::File &file) {
   uint64_t bytes[64] = {};
   int32_t best = -1;
   for (const gguf::TensorInfo &t : file.tensors()) {
     const uint32_t type = static_cast<uint32_t>(t.type);
-    if (t.n_dims < 2 || type >= 64) continue;
+    if (t.n_dims < 2 || type >= 64 || t.name.substr(0, 4) != "blk.") continue;
     bytes[type] += t.bytes;
     if (best < 0 || bytes[type] > bytes[best]) best = static_cast<int32_t>(type);
   }
