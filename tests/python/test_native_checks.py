@@ -1,4 +1,4 @@
-"""Runs the native checks: every program in tests/kernels and tests/unit must return 0."""
+"""Runs the native checks: every check_* program of tests/kernels and tests/unit returns 0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-SOURCES = sorted((TESTS / "kernels").glob("*.cpp")) + sorted((TESTS / "unit").glob("*.cpp"))
+SOURCES = sorted(p for kind in ("kernels", "unit") for p in (TESTS / kind).glob("check_*.cpp"))
 
 
 @pytest.mark.parametrize("program", [source.stem for source in SOURCES])
