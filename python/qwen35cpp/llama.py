@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypedDict, overload
 
 from . import _completion
+from ._bundled import tiny_path
 from ._compat import warn_ignored
 from ._engine import Engine
 from ._generate import Request, TextStream, drain, generate
@@ -54,6 +55,20 @@ class GenerateOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     special: bool
     progress: Progress | None
+
+
+class LoadOptions(TypedDict, total=False):
+    """The optional arguments of `Llama`."""
+
+    n_ctx: int | None
+    n_threads: int | None
+    n_batch: int | None
+    seed: int | None
+    kv_type: Literal["auto", "f16", "f32", "q8_0"]
+    use_mmap: bool | None
+    vocab_only: bool
+    prefix_cache: bool
+    verbose: bool
 
 
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -120,6 +135,16 @@ class Llama:
             raise
         self._engine = Engine(model, session, prefix_cache=prefix_cache)
         self._end_tokens = self._find_end_tokens()
+
+    @classmethod
+    def tiny(cls, **options: Unpack[LoadOptions]) -> Llama:
+        """The small model that comes with the package, for first steps and tests without a download.
+
+        It is a toy: trained by this project on a made-up world of short stories, questions about
+        passages, tool calls and simple pictures. It knows nothing else; its model card has the
+        scores. The options are those of Llama.
+        """
+        return cls(tiny_path(), **options)
 
     # ---- generating -----------------------------------------------------------------------------
 

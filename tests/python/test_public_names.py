@@ -21,7 +21,7 @@ NAMES = [
 LLAMA = [
     "cancel", "close", "context_memory", "create_completion", "create_embedding", "decode",
     "detokenize", "embed", "eval", "generate", "info", "metadata", "n_ctx", "n_embd", "n_threads",
-    "n_tokens", "n_vocab", "reset", "token_eos", "tokenize",
+    "n_tokens", "n_vocab", "reset", "tiny", "token_eos", "tokenize",
 ]  # fmt: skip
 
 
@@ -44,6 +44,13 @@ def test_generate_options_are_the_parameters_of_generate() -> None:
 
     parameters = set(inspect.signature(qwen35cpp.Llama.generate).parameters)
     assert set(GenerateOptions.__annotations__) == parameters - {"self", "prompt", "stream"}
+
+
+def test_load_options_are_the_parameters_of_llama() -> None:
+    from qwen35cpp.llama import LoadOptions
+
+    parameters = set(inspect.signature(qwen35cpp.Llama).parameters)
+    assert set(LoadOptions.__annotations__) == parameters - {"model_path", "ignored"}
 
 
 def test_version_matches_the_library_and_the_package() -> None:

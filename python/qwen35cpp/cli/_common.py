@@ -6,7 +6,10 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+from .._bundled import TINY, TINY_FILE
 
 Commands = Any  # argparse keeps the type of add_subparsers() private
 
@@ -19,9 +22,16 @@ def positive(text: str) -> int:
     return value
 
 
+def model_file(text: str) -> str:
+    """An argparse type: the path of a model; "tiny" is the one that comes with the package."""
+    return str(TINY_FILE) if text == TINY and not Path(text).exists() else text
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that opens a model."""
-    parser.add_argument("model", metavar="MODEL", help="a GGUF file")
+    parser.add_argument(
+        "model", type=model_file, metavar="MODEL", help="a GGUF file, or tiny: the bundled model"
+    )
     parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads to use")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._common import Commands, Progress, print_json
+from ._common import Commands, Progress, model_file, print_json
 
 _PROBLEMS = 1  # the exit code of `verify` when it finds any
 
@@ -44,7 +44,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     quantize.set_defaults(run=run_quantize)
 
     verify = commands.add_parser("verify", parents=[common], help="check a GGUF file")
-    verify.add_argument("source", metavar="FILE", help="a GGUF file")
+    verify.add_argument("source", type=model_file, metavar="FILE", help="a GGUF file, or tiny")
     verify.set_defaults(run=run_verify)
 
 

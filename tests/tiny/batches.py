@@ -1,0 +1,143 @@
+"""An endless, seeded stream of packed rows: documents of all skills in the wanted shares."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tiny import passages, vocabulary
+from tiny.chat_format import Encoded, Renderer
+from tiny.skills import SKILLS
+
+# Row lengths; a batch holds ROW_TOKENS tokens, so 8, 2 and 1 rows.
+LENGTHS = (512, 2048, 4096)
+ROW_TOKENS = 4096
+CONTEXT_WEIGHT = 0.1  # of tokens that are given, not answered; keeps the model fluent in them
+IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
+NAMES = list(SKILLS)
+
+
+@dataclass
+class Batch:
+    """Rows [B, T] of ids, documents and skills; weights [B, T] of predicting each token.
+
+    `patches` maps a grid (rows, columns) to patches [images, rows * columns, 1536]; `slots` maps it
+    to the flat token positions [images * tokens] that its merged patches fill.
+    """
+
+    ids: Tensor
+    documents: Tensor
+    positions: Tensor
+    weights: Tensor
+    skills: Tensor
+    trained: Tensor
+    patches: dict[tuple[int, int], Tensor]
+    slots: dict[tuple[int, int], Tensor]
+
+
+@dataclass
+class _Open:
+    length: int
+    rows: list[list[Encoded]] = field(default_factory=list)
+    used: list[int] = field(default_factory=list)
+
+    def place(self, document: Encoded) -> bool:
+        """Puts a document where it leaves the least room; False when it fits nowhere."""
+        fits = [i for i, n in enumerate(self.used) if n + len(document) <= self.length]
+        if fits:
+            row = max(fits, key=lambda i: self.used[i])
+        elif len(self.rows) < ROW_TOKENS // self.length:
+            self.rows.append([])
+            self.used.append(0)
+            row = len(self.rows) - 1
+        else:
+            return False
+        self.rows[row].append(document)
+        self.used[row] += len(document)
+        return True
+
+
+class Stream:
+    """Draws documents so that every skill keeps its share of the tokens."""
+
+    def __init__(self, renderer: Renderer, shares: dict[str, float], seed: int) -> None:
+        self._renderer, self._shares = renderer, shares
+        self._rng = random.Random(seed)
+        self._spent = dict.fromkeys(shares, 0.0)
+
+    def document(self) -> Encoded:
+        """The next document: of the skill that lags most behind its share."""
+        name = min(self._shares, key=lambda n: self._spent[n] / self._shares[n])
+        while True:
+            if name == "needle":
+                words = int(60 * 40 ** self._rng.random())  # 60 .. 2400
+                sample = passages.needle(self._rng, False, words, self._rng.random())
+            else:
+                sample = SKILLS[name].make(self._rng, False)
+            document = self._renderer.sample(sample)
+            if len(document) <= LENGTHS[-1]:
+                break
+        cost = sum(grid[0] * grid[1] for grid in document.grids) / 4  # the tower's share
+        self._spent[name] += len(document) + cost
+        document.skill = name
+        return document
+
+    def __iter__(self) -> Iterator[Batch]:
+        open_rows = {length: _Open(length) for length in LENGTHS}
+        while True:
+            document = self.document()
+            length = next(n for n in LENGTHS if len(document) <= n)
+            if open_rows[length].place(document):
+                continue
+            yield collate(open_rows[length].rows, length)
+            open_rows[length] = _Open(length)
+            open_rows[length].place(document)
+
+
+def collate(rows: list[list[Encoded]], length: int) -> Batch:
+    """Packs documents into rows of `length` tokens."""
+    count = ROW_TOKENS // length
+    pad = vocabulary.SPECIAL_IDS["<|endoftext|>"]
+    ids = np.full((count, length), pad)
+    documents = np.full((count, length), 9999)
+    positions = np.zeros((3, count, length), np.int64)
+    weights = np.zeros((count, length), np.float32)
+    trained = np.zeros((count, length), bool)
+    skills = np.zeros((count, length), np.int64)
+    patches: dict[tuple[int, int], list[np.ndarray]] = {}
+    slots: dict[tuple[int, int], list[np.ndarray]] = {}
+    for r, row in enumerate(rows):
+        at = 0
+        for n, document in enumerate(row):
+            here = slice(at, at + len(document))
+            line = np.array(document.ids)
+            ids[r, here], documents[r, here] = line, n
+            positions[:, r, here] = document.positions()
+            answered = np.array(document.trained)
+            trained[r, here] = answered
+            given = np.where(np.isin(line, IGNORED), 0.0, CONTEXT_WEIGHT)
+            weights[r, here] = np.where(answered, 1.0, given)
+            weights[r, at] = 0  # nothing precedes the first token
+            skills[r, here] = NAMES.index(document.skill)
+            pads = np.flatnonzero(np.isin(line, IGNORED)) + r * length + at
+            for grid, values in zip(document.grids, document.patches, strict=True):
+                tokens = grid[0] * grid[1] // 4
+                patches.setdefault(grid, []).append(values)
+                slots.setdefault(grid, []).append(pads[:tokens])
+                pads = pads[tokens:]
+            at += len(document)
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(documents),
+        torch.from_numpy(positions),
+        torch.from_numpy(weights),
+        torch.from_numpy(skills),
+        torch.from_numpy(trained),
+        {grid: torch.from_numpy(np.stack(v)) for grid, v in patches.items()},
+        {grid: torch.from_numpy(np.concatenate(v)) for grid, v in slots.items()},
+    )

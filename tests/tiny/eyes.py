@@ -1,0 +1,231 @@
+"""The vision tower in training: batches of equal grids, and its first lessons without words.
+
+A tower that starts from noise gives the text model nothing to learn from. So it is first trained
+alone, densely: every merged token says which thing covers it, that thing's colour and corners, and
+which letters have their centre in it.
+
+    python tests/tiny/eyes.py --minutes 10 --out build/tiny/eyes.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tiny import draw
+
+Grid = tuple[int, int]  # patches: rows, columns
+
+
+def _order(grid: Grid) -> Tensor:
+    """Raster index of each patch in block-major order."""
+    rows, cols = grid
+    index = torch.arange(rows * cols).view(rows // 2, 2, cols // 2, 2)
+    return index.permute(0, 2, 1, 3).reshape(-1)
+
+
+def positions(tower: Any, grid: Grid) -> Tensor:
+    """Learned positions [rows * columns, hidden], resampled bilinearly with aligned corners."""
+    side = tower.num_grid_per_side
+    table = tower.pos_embed.weight.view(side, side, -1).permute(2, 0, 1)[None]
+    at = F.interpolate(table, size=grid, mode="bilinear", align_corners=True)
+    return at[0].flatten(1).T[_order(grid)]
+
+
+def rotary(dim: int, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Cos and sin [rows * columns, dim] of the patch coordinates."""
+    freq = 10000.0 ** (-torch.arange(0, dim // 2, 2).float() / (dim // 2))
+    order = _order(grid)
+    row, col = order // grid[1], order % grid[1]
+    angle = torch.cat([row[:, None] * freq, col[:, None] * freq], -1)
+    angle = torch.cat([angle, angle], -1)
+    return angle.cos(), angle.sin()
+
+
+def see(tower: Any, patches: Tensor, grid: Grid) -> Tensor:
+    """Merged vectors [images, tokens, out] of patches [images, rows * columns, 1536]."""
+    count, length, _ = patches.shape
+    embed = tower.patch_embed.proj
+    x = F.linear(patches, embed.weight.flatten(1), embed.bias) + positions(tower, grid)
+    attn = tower.blocks[0].attn
+    heads, dim = attn.num_heads, attn.head_dim
+    cos, sin = rotary(dim, grid)
+
+    def turn(t: Tensor) -> Tensor:
+        half = torch.cat([-t[..., dim // 2 :], t[..., : dim // 2]], -1)
+        return t * cos + half * sin
+
+    for block in tower.blocks:
+        h = block.norm1(x)
+        qkv = block.attn.qkv(h).view(count, length, 3, heads, dim).permute(2, 0, 3, 1, 4)
+        o = F.scaled_dot_product_attention(turn(qkv[0]), turn(qkv[1]), qkv[2])
+        x = x + block.attn.proj(o.transpose(1, 2).reshape(count, length, -1))
+        h = block.norm2(x)
+        x = x + block.mlp.linear_fc2(F.gelu(block.mlp.linear_fc1(h), approximate="tanh"))
+    m = tower.merger
+    x = m.norm(x).view(count, length // 4, -1)
+    return m.linear_fc2(F.gelu(m.linear_fc1(x)))
+
+
+def insert(tower: Any, x: Tensor, batch: Any) -> Tensor:
+    """Token embeddings [B, T, h] with the merged vectors of the batch in their slots."""
+    flat = x.flatten(0, 1)
+    for grid, patches in batch.patches.items():
+        merged = see(tower, patches, grid).flatten(0, 1)
+        flat = flat.index_copy(0, batch.slots[grid], merged)
+    return flat.view_as(x)
+
+
+# ---- first lessons -------------------------------------------------------------------------------
+
+KINDS = [
+    "", *draw.SHAPES, "plate", "bar", "slice", "text", "title", "menu", "button", "field",
+    "check box",
+]  # fmt: skip
+SLOTS = 6  # letters told apart in one cell
+ALPHABET = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@."
+CORNERS = 6  # x1, y1, x2, y2 and the centre, each as two digits of the 0..1000 grid
+_CELL = 32
+
+
+def _labels() -> list[str]:
+    from tiny import screens
+
+    words = [*draw.PAINTS, *screens.TITLES, *screens.MENUS, *screens.BUTTONS, *screens.FIELDS]
+    return ["", *dict.fromkeys([*words, *screens.CHECKS])]
+
+
+class Lessons(nn.Module):
+    """Linear questions to every merged token."""
+
+    def __init__(self, width: int, labels: int) -> None:
+        super().__init__()
+        self.sizes = [len(KINDS), labels, *[len(ALPHABET)] * SLOTS, *[10] * 2 * CORNERS]
+        self.heads = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, merged: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and share of right answers; answers: [tokens, questions], -1 where none is due."""
+        losses, right = [], []
+        for logits, answer in zip(self.heads(merged).split(self.sizes, -1), answers.T, strict=True):
+            losses.append(F.cross_entropy(logits, answer, ignore_index=-1))
+            asked = answer >= 0
+            right.append((logits.argmax(-1)[asked] == answer[asked]).float().mean())
+        return torch.stack(losses).nansum(), torch.stack(right)
+
+
+def answers(scene: draw.Scene, letters: list[tuple[str, float, float]], labels: list[str]) -> Any:
+    """What each cell of a scene should say: [cells, questions], raster order."""
+    height, width, _ = scene.image.shape
+    rows, cols = height // _CELL, width // _CELL
+    result = np.full((rows, cols, 2 + SLOTS + 2 * CORNERS), -1, np.int64)
+    result[..., 0] = 0
+    result[..., 2 : 2 + SLOTS] = 0
+    boxes = sorted(scene.boxes, key=lambda b: -(b.x2 - b.x1) * (b.y2 - b.y1))
+    for box in boxes:  # small ones last, on top
+        span = [box.x1 / _CELL, box.y1 / _CELL, box.x2 / _CELL, box.y2 / _CELL]
+        c1, r1 = (min(int(v), n - 1) for v, n in zip(span[:2], (cols, rows), strict=True))
+        c2, r2 = (min(int(v - 0.01), n - 1) for v, n in zip(span[2:], (cols, rows), strict=True))
+        corners = draw.relative(box, width, height) + draw.relative_centre(box, width, height)
+        digits = [d for v in corners for d in (min(v, 999) // 100, min(v, 999) // 10 % 10)]
+        here = result[max(r1, 0) : r2 + 1, max(c1, 0) : c2 + 1]
+        here[..., 0] = KINDS.index(box.kind)
+        here[..., 1] = labels.index(box.label) if box.label in labels else -1
+        here[..., 2 + SLOTS :] = digits
+    filled = np.zeros((rows, cols), np.int64)
+    for letter, x, y in sorted(letters, key=lambda item: (item[2] // 16, item[1])):
+        row, col = int(y) // _CELL, int(x) // _CELL
+        inside = letter in ALPHABET and letter != " " and 0 <= row < rows and 0 <= col < cols
+        if inside and filled[row, col] < SLOTS:
+            result[row, col, 2 + filled[row, col]] = ALPHABET.index(letter)
+            filled[row, col] += 1
+    return result.reshape(rows * cols, -1)
+
+
+def _lesson(rng: random.Random, count: int, labels: list[str]) -> tuple[Grid, Tensor, Tensor]:
+    """Patches and answers of `count` scenes of one grid."""
+    from tiny import clips, pictures, screens
+    from tiny.chat_format import PATCH, patches
+
+    source = rng.choices([pictures.scene, screens.scene, clips.frame_scene], [0.5, 0.42, 0.08])[0]
+    grid: Grid | None = None
+    seen, due = [], []
+    while len(seen) < count:
+        with draw.lettering() as letters:
+            scene = source(rng, False)
+        height, width, _ = scene.image.shape
+        if grid is None:
+            grid = (height // PATCH, width // PATCH)
+        if (height // PATCH, width // PATCH) == grid:
+            seen.append(patches(scene.image, scene.image))
+            due.append(answers(scene, letters, labels))
+    assert grid is not None
+    return grid, torch.from_numpy(np.stack(seen)), torch.from_numpy(np.concatenate(due))
+
+
+def main() -> None:
+    """Command line; see the file's head."""
+    from tiny import model, train
+
+    parser = argparse.ArgumentParser(description="Trains the vision tower alone.")
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--start", type=Path, help="a tower written by an earlier run")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    rng = random.Random(args.seed)
+    labels = _labels()
+    tower = model.TinyModel().visual
+    lessons = Lessons(tower.config.out_hidden_size, len(labels))
+    if args.start:
+        saved = torch.load(args.start, weights_only=True)
+        lessons.load_state_dict(saved.pop("lessons"))
+        tower.load_state_dict(saved["tower"])
+    both = nn.ModuleDict({"tower": tower, "lessons": lessons})
+    opts = train.optimisers(both, args.rate)
+    rates = [[group["lr"] for group in opt.param_groups] for opt in opts]
+    begin, step, last = time.monotonic(), 0, -1e9
+    sums: list[Tensor] = []
+    while (spent := time.monotonic() - begin) < args.minutes * 60:
+        scale = min(1.0, (step + 1) / 50, (1 - spent / args.minutes / 60) / 0.4)
+        for opt, groups in zip(opts, rates, strict=True):
+            for group, rate in zip(opt.param_groups, groups, strict=True):
+                group["lr"] = rate * scale
+        grid, patches, due = _lesson(rng, 24, labels)
+        loss, right = lessons(see(tower, patches, grid).flatten(0, 1), due)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 2.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad()
+        sums.append(right)
+        step += 1
+        if step % 50 == 0:
+            r = torch.stack(sums).nanmean(0)
+            sums.clear()
+            slots, digits = r[2 : 2 + SLOTS].mean(), r[2 + SLOTS :].view(-1, 2).mean(0)
+            print(
+                f"step {step} min {spent / 60:.1f} lr {scale:.2f} loss {loss:.2f}  kind {r[0]:.3f} "
+                f"label {r[1]:.3f} letters {slots:.3f} digits {digits[0]:.3f} {digits[1]:.3f}",
+                flush=True,
+            )
+        if spent - last > 60:
+            last = spent
+            torch.save({"tower": tower.state_dict(), "lessons": lessons.state_dict()}, args.out)
+    torch.save({"tower": tower.state_dict(), "lessons": lessons.state_dict()}, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,402 @@
+"""The small model: its shape, its MTP module, and a forward pass for packed rows that trains fast.
+
+Weights live in `transformers`' own modules, so a checkpoint is an ordinary Hugging Face folder. What
+is written again here is the forward pass of training, because the reference one
+ - cannot pack several documents into a row: here every document starts with an empty state;
+ - walks the delta rule row by row inside a chunk: here one triangular solve does it, with a
+   hand-written gradient, and the value heads of a key head share their products;
+ - is not fused: here each kind of layer is one compiled function.
+tests/tiny/test_tiny.py holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm
+
+from tiny import vocabulary
+
+CHUNK = 64  # tokens of a chunk of the delta rule
+K_HEADS, HEAD = 1, 128  # key heads of linear attention, and their width
+ROTARY = 64
+_FORGET = -30.0  # log decay at the start of a document: nothing before it is left
+
+
+def config() -> Qwen3_5Config:
+    """Real head shapes and layer pattern; width, depth and vocabulary reduced."""
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10_000_000,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [11, 11, 10],
+        "mrope_interleaved": True,
+    }
+    special = vocabulary.SPECIAL_IDS
+    text = {
+        "vocab_size": vocabulary.SIZE,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "linear_num_key_heads": K_HEADS,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": HEAD,
+        "linear_value_head_dim": HEAD,
+        "linear_conv_kernel_dim": 4,
+        "full_attention_interval": 4,
+        "max_position_embeddings": 262_144,
+        "rope_parameters": rope,
+        "tie_word_embeddings": True,
+        "mtp_num_hidden_layers": 1,
+        "mtp_use_dedicated_embeddings": False,
+        "attn_output_gate": True,
+        "eos_token_id": special["<|endoftext|>"],
+        "bos_token_id": None,
+        "pad_token_id": None,
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 192,
+        "intermediate_size": 576,
+        "num_heads": 3,
+        "out_hidden_size": 256,
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "in_channels": 3,
+        "num_position_embeddings": 256,
+        "deepstack_visual_indexes": [],
+    }
+    return Qwen3_5Config(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=special["<|image_pad|>"],
+        video_token_id=special["<|video_pad|>"],
+        vision_start_token_id=special["<|vision_start|>"],
+        vision_end_token_id=special["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
+class Mtp(nn.Module):
+    """The multi-token-prediction layer (the convention of Qwen 3.5: embedding half first, trunk
+    state after the final norm, its own output fed back when drafts are chained).
+    """
+
+    def __init__(self, text: Any) -> None:
+        super().__init__()
+        one = type(text)(**{**text.to_dict(), "num_hidden_layers": 1, "layer_types": None})
+        one.layer_types = ["full_attention"]
+        one._attn_implementation = "sdpa"
+        hidden, eps = text.hidden_size, text.rms_norm_eps
+        self.fc = nn.Linear(2 * hidden, hidden, bias=False)
+        self.layers = nn.ModuleList([Qwen3_5DecoderLayer(one, 0)])
+        self.pre_fc_norm_embedding = Qwen3_5RMSNorm(hidden, eps)
+        self.pre_fc_norm_hidden = Qwen3_5RMSNorm(hidden, eps)
+        self.norm = Qwen3_5RMSNorm(hidden, eps)
+
+
+class TinyModel(nn.Module):
+    """`transformers`' model and the MTP layer that it does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hf = Qwen3_5ForConditionalGeneration(config())
+        self.mtp = Mtp(self.hf.config.text_config)
+        _initialise(self)
+
+    @property
+    def text(self) -> Any:
+        """The trunk: embeddings, layers, final norm."""
+        return self.hf.model.language_model
+
+    @property
+    def visual(self) -> Any:
+        """The vision tower."""
+        return self.hf.model.visual
+
+
+@torch.no_grad()
+def _initialise(model: TinyModel) -> None:
+    """Uniform over fan-in; outputs that are added to the residual start at a small scale."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        if "embed_tokens" in name or "pos_embed" in name or "lm_head" in name:
+            parameter.normal_(std=0.02)
+        elif "conv1d" in name:
+            parameter.uniform_(-0.5, 0.5)
+        else:
+            scale = (
+                0.2
+                if name.endswith(("out_proj.weight", "o_proj.weight", "down_proj.weight"))
+                else 1
+            )
+            parameter.normal_(std=scale * (parameter.numel() // parameter.shape[0]) ** -0.5)
+    for layer in model.text.layers:
+        if hasattr(layer, "linear_attn"):
+            layer.linear_attn.A_log.copy_(torch.tensor([0.02, 0.3]).log())
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------
+
+
+def save(model: TinyModel, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Writes config.json and model.safetensors in the layout of the published checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.to(torch.float32 if _keeps_f32(name) else dtype).contiguous()
+        for name, tensor in model.hf.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    for name, tensor in model.mtp.state_dict().items():
+        tensors[f"mtp.{name}"] = tensor.to(dtype).contiguous()
+    partial = folder / "model.safetensors.part"
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.replace(folder / "model.safetensors")
+    content = model.hf.config.to_dict()
+    content["architectures"] = ["Qwen3_5ForConditionalGeneration"]
+    content["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _keeps_f32(name: str) -> bool:
+    return name.endswith(("A_log", "linear_attn.norm.weight"))
+
+
+def load(folder: Path) -> TinyModel:
+    """Reads a folder written by `save`; values are widened to float32."""
+    model = TinyModel()
+    tensors = {name: t.float() for name, t in load_file(folder / "model.safetensors").items()}
+    mtp = {n.removeprefix("mtp."): t for n, t in tensors.items() if n.startswith("mtp.")}
+    trunk = {n: t for n, t in tensors.items() if not n.startswith("mtp.")}
+    trunk["lm_head.weight"] = trunk["model.language_model.embed_tokens.weight"]
+    model.hf.load_state_dict(trunk)
+    model.mtp.load_state_dict(mtp)
+    return model
+
+
+# ---- the forward pass of training ----------------------------------------------------------------
+
+
+def _rms(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (1 + weight)
+
+
+class _UnitLowerInverse(torch.autograd.Function):
+    """(I + A)^-1 of strictly lower triangular A [..., C, C]."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> Tensor:
+        eye = torch.eye(a.shape[-1], dtype=a.dtype).expand_as(a)
+        inverse = torch.linalg.solve_triangular(a, eye, upper=False, unitriangular=True)
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (inverse,) = ctx.saved_tensors
+        transposed = inverse.transpose(-1, -2)
+        return -(transposed @ grad @ transposed).tril(-1)
+
+
+def delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    """The gated delta rule over rows from an empty state, in chunks.
+
+    q, k: [B, T, Hk, D] normalised (q scaled); v: [B, T, Hk, R, D] with R value heads of each key
+    head; g (log decay), beta: [B, T, Hk, R]. T is a multiple of CHUNK. Returns [B, T, Hk, R, D].
+    """
+    rows, length, heads, dim = q.shape
+    ratio, n = v.shape[3], length // CHUNK
+    q = q.view(rows, n, CHUNK, heads, dim).permute(0, 3, 1, 2, 4)  # [B, Hk, N, C, D]
+    k = k.view(rows, n, CHUNK, heads, dim).permute(0, 3, 1, 2, 4)
+    v = v.view(rows, n, CHUNK, heads, ratio, dim).permute(0, 3, 4, 1, 2, 5)  # [B, Hk, R, N, C, D]
+    g = g.view(rows, n, CHUNK, heads, ratio).permute(0, 3, 4, 1, 2)
+    beta = beta.view(rows, n, CHUNK, heads, ratio).permute(0, 3, 4, 1, 2)
+
+    decay = g.cumsum(-1)  # [B, Hk, R, N, C]
+    lower = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
+    between = (decay[..., :, None] - decay[..., None, :]).masked_fill(~lower, -1e4).exp()
+    kk = (k @ k.transpose(-1, -2))[:, :, None]
+    qk = (q @ k.transpose(-1, -2))[:, :, None]
+    inverse = _UnitLowerInverse.apply((beta[..., None] * between * kk).tril(-1))
+    weighted = inverse * beta[..., None, :]
+    u = weighted @ v
+    start = decay.exp()
+    w = (weighted * start[..., None, :]) @ k[:, :, None]
+    q_start = q[:, :, None] * start[..., None]
+    k_end = k[:, :, None] * (decay[..., -1:] - decay).exp()[..., None]
+    inside = qk * between
+    total = start[..., -1]
+
+    state = torch.zeros(rows, heads, ratio, dim, dim, dtype=v.dtype)
+    outputs = []
+    for i in range(n):
+        delta = u[:, :, :, i] - w[:, :, :, i] @ state
+        outputs.append(q_start[:, :, :, i] @ state + inside[:, :, :, i] @ delta)
+        if i + 1 < n:
+            state = (
+                state * total[:, :, :, i, None, None] + k_end[:, :, :, i].transpose(-1, -2) @ delta
+            )
+    out = torch.stack(outputs, dim=3)  # [B, Hk, R, N, C, D]
+    return out.permute(0, 3, 4, 1, 2, 5).reshape(rows, length, heads, ratio, dim)
+
+
+def _conv_inputs(x: Tensor, same: Tensor) -> list[Tensor]:
+    """X shifted by 3, 2, 1, 0 tokens; what belongs to another document is zero. same: [3, B, T]."""
+    shifted = [F.pad(x, (0, 0, s, 0))[:, : x.shape[1]] * same[s - 1, :, :, None] for s in (3, 2, 1)]
+    return [*shifted, x]
+
+
+def linear_in(
+    x: Tensor, starts: Tensor, same: Tensor, norm: Tensor, qkv: Tensor, taps: Tensor, b: Tensor,
+    a: Tensor, log_a: Tensor, dt: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What the delta rule takes, and the normed input. starts: [B, T] 1 where a document begins."""
+    rows, length, _ = x.shape
+    ratio = log_a.shape[0] // K_HEADS
+    h = _rms(x, norm)
+    mixed = sum(u * taps[:, j] for j, u in enumerate(_conv_inputs(F.linear(h, qkv), same)))
+    width = K_HEADS * HEAD
+    q, k, v = F.silu(mixed).split([width, width, ratio * width], dim=-1)
+    q, k = q.view(rows, length, K_HEADS, HEAD), k.view(rows, length, K_HEADS, HEAD)
+    q = q * torch.rsqrt(q.square().sum(-1, keepdim=True) + 1e-6) * HEAD**-0.5
+    k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + 1e-6)
+    v = v.view(rows, length, K_HEADS, ratio, HEAD)
+    beta = F.linear(h, b).sigmoid().view(rows, length, K_HEADS, ratio)
+    g = -log_a.exp() * F.softplus(F.linear(h, a) + dt)
+    g = g * (1 - starts[..., None]) + _FORGET * starts[..., None]
+    return q, k, v, g.view_as(beta), beta, h
+
+
+def linear_out(
+    x: Tensor, h: Tensor, o: Tensor, z: Tensor, norm: Tensor, out: Tensor, *ffn: Tensor
+) -> Tensor:
+    """The gated norm and output projection of Gated DeltaNet, then the feed-forward part."""
+    gate = F.linear(h, z).view_as(o)
+    o = norm * o * torch.rsqrt(o.square().mean(-1, keepdim=True) + 1e-6) * F.silu(gate)
+    return feed_forward(x + F.linear(o.reshape(*x.shape[:2], -1), out), *ffn)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x: [B, H, T, D]; cos, sin: [B, 1, T, 64]."""
+    turned, rest = x[..., :ROTARY], x[..., ROTARY:]
+    half = torch.cat([-turned[..., ROTARY // 2 :], turned[..., : ROTARY // 2]], -1)
+    return torch.cat([turned * cos + half * sin, rest], -1)
+
+
+def attention_layer(
+    x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, norm: Tensor, wq: Tensor, wk: Tensor,
+    wv: Tensor, q_norm: Tensor, k_norm: Tensor, out: Tensor, *ffn: Tensor,
+) -> Tensor:  # fmt: skip
+    """One layer with gated attention. mask: [B, 1, T, T], 0 where a token may look, else -inf."""
+    rows, length, _ = x.shape
+    dim = q_norm.shape[0]
+    h = _rms(x, norm)
+    q, gate = F.linear(h, wq).view(rows, length, -1, 2 * dim).chunk(2, -1)
+    k = F.linear(h, wk).view(rows, length, -1, dim)
+    v = F.linear(h, wv).view(rows, length, -1, dim).transpose(1, 2)
+    q = _rotate(_rms(q, q_norm).transpose(1, 2), cos, sin)
+    k = _rotate(_rms(k, k_norm).transpose(1, 2), cos, sin)
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    o = o.transpose(1, 2).reshape(rows, length, -1) * gate.reshape(rows, length, -1).sigmoid()
+    return feed_forward(x + F.linear(o, out), *ffn)
+
+
+def feed_forward(x: Tensor, norm: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """SwiGLU with its norm and residual."""
+    h = _rms(x, norm)
+    return x + F.linear(F.silu(F.linear(h, gate)) * F.linear(h, up), down)
+
+
+def _ffn_weights(layer: Any) -> tuple[Tensor, ...]:
+    m = layer.mlp
+    matrices = (m.gate_proj.weight, m.up_proj.weight, m.down_proj.weight)
+    return (layer.post_attention_layernorm.weight, *matrices)
+
+
+class PackedForward:
+    """Hidden states of packed rows.
+
+    Called with embeddings [B, T, h], documents [B, T] (a number of each token's document) and
+    positions [3, B, T]; T is a multiple of CHUNK. Returns the states after the final norm.
+    """
+
+    def __init__(self, model: TinyModel, *, compiled: bool = True) -> None:
+        self.model = model
+        wrap: Any = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
+        self._in, self._out, self._attend = map(wrap, (linear_in, linear_out, attention_layer))
+
+    def linear(self, layer: Any, x: Tensor, geo: dict[str, Tensor]) -> Tensor:
+        """One layer with Gated DeltaNet. The delta rule stays outside of the compiled parts: its
+        unrolled chunks would take minutes to compile and are matrix products anyway.
+        """
+        m = layer.linear_attn
+        q, k, v, g, beta, h = self._in(
+            x, geo["starts"], geo["same"], layer.input_layernorm.weight, m.in_proj_qkv.weight,
+            m.conv1d.weight[:, 0], m.in_proj_b.weight, m.in_proj_a.weight, m.A_log, m.dt_bias,
+        )  # fmt: skip
+        o = delta_rule(q, k, v, g, beta)
+        weights = (m.in_proj_z.weight, m.norm.weight, m.out_proj.weight)
+        return self._out(x, h, o, *weights, *_ffn_weights(layer))
+
+    def attention(self, layer: Any, x: Tensor, geo: dict[str, Tensor]) -> Tensor:
+        """One layer with gated attention."""
+        m = layer.self_attn
+        weights = (m.q_proj.weight, m.k_proj.weight, m.v_proj.weight, m.q_norm.weight)
+        return self._attend(
+            x, geo["cos"], geo["sin"], geo["mask"], layer.input_layernorm.weight, *weights,
+            m.k_norm.weight, m.o_proj.weight, *_ffn_weights(layer),
+        )  # fmt: skip
+
+    def geometry(self, documents: Tensor, positions: Tensor) -> dict[str, Tensor]:
+        """What all layers share: document starts, neighbours, rotary tables, attention mask."""
+        length = documents.shape[1]
+        same = torch.stack(
+            [F.pad(documents, (s, 0), value=-1)[:, :length] == documents for s in (1, 2, 3)]
+        ).float()
+        freqs = positions[..., None].float() * self.model.text.rotary_emb.inv_freq
+        axes = torch.arange(ROTARY // 2) % 3
+        axes[-1] = 0 if ROTARY // 2 > 30 and axes[-1] == 2 else axes[-1]
+        angle = torch.where(axes == 1, freqs[1], torch.where(axes == 2, freqs[2], freqs[0]))
+        angle = torch.cat([angle, angle], -1)[:, None]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        allowed = causal & (documents[:, None, :, None] == documents[:, None, None, :])
+        mask = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
+        return {
+            "starts": 1 - same[0],
+            "same": same,
+            "cos": angle.cos(),
+            "sin": angle.sin(),
+            "mask": mask,
+        }
+
+    def __call__(self, x: Tensor, geo: dict[str, Tensor]) -> Tensor:
+        text = self.model.text
+        for layer in text.layers:
+            mix = self.linear if hasattr(layer, "linear_attn") else self.attention
+            x = mix(layer, x, geo)
+        return _rms(x, text.norm.weight)
+
+    def draft(self, hidden: Tensor, embedded: Tensor, geo: dict[str, Tensor]) -> Tensor:
+        """MTP states: `embedded` is the token after that of `hidden`, both [B, T, h]."""
+        m = self.model.mtp
+        pair = [
+            _rms(embedded, m.pre_fc_norm_embedding.weight),
+            _rms(hidden, m.pre_fc_norm_hidden.weight),
+        ]
+        x = F.linear(torch.cat(pair, -1), m.fc.weight)
+        x = self.attention(m.layers[0], x, geo)
+        return _rms(x, m.norm.weight)

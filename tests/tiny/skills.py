@@ -1,0 +1,31 @@
+"""Every skill of the small model, and how much of the training each one gets."""
+
+from __future__ import annotations
+
+from tiny import clips, code, extract, labels, passages, pictures, screens, stories, talk, tools
+from tiny.sample import Skill
+
+SKILLS: dict[str, Skill] = {
+    skill.name: skill
+    for module in (
+        stories, passages, talk, labels, extract, tools, code, pictures, screens, clips,
+    )
+    for skill in module.SKILLS
+}  # fmt: skip
+
+# Shares of the training tokens.
+TEXT = {
+    "story": 0.16, "passage": 0.24, "needle": 0.06, "chat": 0.14, "classify": 0.07,
+    "extract": 0.11, "tools": 0.12, "copy": 0.10,
+}  # fmt: skip
+VISION = {
+    "shapes": 0.24, "reading": 0.18, "charts": 0.12, "click": 0.26, "act": 0.08, "video": 0.12,
+}  # fmt: skip
+
+
+def mix(vision: float) -> dict[str, float]:
+    """Shares of all skills when `vision` of the tokens go to pictures, screens and video."""
+    shares = {name: share * (1 - vision) for name, share in TEXT.items()}
+    if vision:
+        shares |= {name: share * vision for name, share in VISION.items()}
+    return shares

@@ -1,0 +1,253 @@
+"""Trains the small model. One command starts it, and continues it after any interruption:
+
+    python tests/tiny/train.py --minutes 60 --vision 0.5
+
+State (weights in float32, optimiser, position in the data, time spent) is kept in `--work` and
+written every few minutes under a temporary name. Where no state is found, training starts from the
+checkpoint in the repository with a fresh optimiser, or with `--scratch` from random weights. The
+learning rate is constant after a short warm-up and falls to zero over the last part of `--minutes`;
+the result is written to `--out` in bfloat16. train.log in `--work` has the loss of every skill.
+
+Matrices of the layers are trained with Muon (orthogonalised momentum), everything else with Adam.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tiny import eyes, model, vocabulary  # noqa: E402
+from tiny.batches import NAMES, Batch, Stream  # noqa: E402
+from tiny.chat_format import Renderer  # noqa: E402
+from tiny.skills import mix  # noqa: E402
+
+CHECKPOINT = HERE / "checkpoint"
+DECAY = 0.35  # last share of the time over which the learning rate falls
+WARMUP = 60  # steps
+
+
+# ---- optimiser -----------------------------------------------------------------------------------
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """Moves the singular values of [n, rows, cols] matrices towards one (Newton-Schulz, quintic)."""
+    tall = g.shape[-2] > g.shape[-1]
+    x = g.transpose(-1, -2) if tall else g
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        a = x @ x.transpose(-1, -2)
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.transpose(-1, -2) if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised; matrices of one shape go through it together."""
+
+    def __init__(self, params: list[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": 0.02})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One update; parameters without a gradient stay."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes[p.shape].append(p)
+            for shape, params in shapes.items():
+                updates = []
+                for p in params:
+                    state = self.state[p]
+                    buffer = state.setdefault("momentum", torch.zeros_like(p))
+                    buffer.lerp_(p.grad, 1 - group["momentum"])
+                    updates.append(p.grad.lerp(buffer, group["momentum"]))
+                moved = orthogonalise(torch.stack(updates))
+                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for p, update in zip(params, moved, strict=True):
+                    p.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-rate)
+
+
+def optimisers(tiny: model.TinyModel, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, Adam for embeddings, kernels, norms and scalars."""
+    matrices, tables, rest = [], [], []
+    for name, p in tiny.named_parameters():
+        if "embed_tokens" in name or "pos_embed" in name:
+            tables.append(p)
+        elif p.ndim == 2 and min(p.shape) >= 64:
+            matrices.append(p)
+        else:
+            rest.append(p)
+    adam = torch.optim.AdamW(
+        [{"params": tables, "lr": 0.15 * rate}, {"params": rest, "lr": 0.1 * rate}],
+        betas=(0.9, 0.98), weight_decay=0.0, fused=True,
+    )  # fmt: skip
+    return [Muon(matrices, rate), adam]
+
+
+# ---- loss ----------------------------------------------------------------------------------------
+
+
+class Loss:
+    """Loss of a batch and, per skill, of its answered tokens."""
+
+    def __init__(self, tiny: model.TinyModel, *, mtp: float, compiled: bool = True) -> None:
+        self.tiny, self.mtp = tiny, mtp
+        self.forward = model.PackedForward(tiny, compiled=compiled)
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The weighted mean of the next-token loss, plus that of the token after it for MTP."""
+        tiny = self.tiny
+        x = tiny.text.embed_tokens(batch.ids)
+        if batch.patches:
+            x = eyes.insert(tiny.visual, x, batch)
+        geo = self.forward.geometry(batch.documents, batch.positions)
+        hidden = self.forward(x, geo)
+        loss, nll = self._head(hidden, batch, 1)
+        self._count(nll, batch, 1, "")
+        if self.mtp:
+            # Row p pairs the state of token p with the embedding of token p + 1.
+            following = F.pad(x[:, 1:], (0, 0, 0, 1)).detach()
+            drafted = self.forward.draft(hidden.detach(), following, geo)
+            extra, nll = self._head(drafted, batch, 2)
+            self._count(nll, batch, 2, "+")
+            loss = loss + self.mtp * extra
+        return loss
+
+    def _target(self, batch: Batch, ahead: int) -> tuple[Tensor, Tensor]:
+        """Flat places whose token `ahead` of them is in the same document, and its weight."""
+        same = batch.documents[:, :-ahead] == batch.documents[:, ahead:]
+        weight = batch.weights[:, ahead:] * same
+        return weight > 0, weight
+
+    def _head(self, hidden: Tensor, batch: Batch, ahead: int) -> tuple[Tensor, Tensor]:
+        chosen, weight = self._target(batch, ahead)
+        table = self.tiny.text.embed_tokens.weight
+        logits = F.linear(hidden[:, :-ahead][chosen], table if ahead == 1 else table.detach())
+        nll = F.cross_entropy(logits, batch.ids[:, ahead:][chosen], reduction="none")
+        weight = weight[chosen]
+        return (nll * weight).sum() / weight.sum().clamp_min(1), nll.detach()
+
+    def _count(self, nll: Tensor, batch: Batch, ahead: int, mark: str) -> None:
+        chosen, _ = self._target(batch, ahead)
+        answered = batch.trained[:, ahead:][chosen]
+        skills = batch.skills[:, ahead:][chosen][answered]
+        sums = torch.zeros(len(NAMES)).index_add_(0, skills, nll[answered])
+        counts = torch.bincount(skills, minlength=len(NAMES))
+        for i in counts.nonzero()[:, 0].tolist():
+            total = self.sums[NAMES[i] + mark]
+            total[0] += float(sums[i])
+            total[1] += float(counts[i])
+
+    def report(self) -> str:
+        """Mean losses since the last report, as `skill loss` pairs; `+` marks MTP."""
+        text = "  ".join(f"{name} {s / n:.3f}" for name, (s, n) in sorted(self.sums.items()))
+        self.sums.clear()
+        return text
+
+
+# ---- the loop ------------------------------------------------------------------------------------
+
+
+def _rate(spent: float, budget: float, steps: int) -> float:
+    """Share of the full learning rate; `steps` counts from when the optimiser was new."""
+    left = max(0.0, 1 - spent / budget)
+    return min(1.0, (steps + 1) / WARMUP, left / DECAY)
+
+
+def _save_state(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def main() -> None:
+    """Command line; see the file's head."""
+    parser = argparse.ArgumentParser(description="Trains the small model.")
+    parser.add_argument("--minutes", type=float, required=True, help="training time in all")
+    parser.add_argument(
+        "--vision", type=float, default=0.5, help="share of pictures, screens, video"
+    )
+    parser.add_argument(
+        "--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it"
+    )
+    parser.add_argument("--rate", type=float, default=0.02, help="learning rate of Muon")
+    parser.add_argument("--scratch", action="store_true", help="start from random weights")
+    parser.add_argument("--fresh", action="store_true", help="ignore a state in --work")
+    parser.add_argument("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
+    parser.add_argument("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
+    parser.add_argument("--out", type=Path, default=CHECKPOINT)
+    parser.add_argument("--save-every", type=float, default=3, help="minutes")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    args.work.mkdir(parents=True, exist_ok=True)
+    state_path = args.work / "state.pt"
+
+    tiny = model.TinyModel() if args.scratch else model.load(CHECKPOINT)
+    opts = optimisers(tiny, args.rate)
+    rates = [[group["lr"] for group in opt.param_groups] for opt in opts]
+    spent, step, tokens = 0.0, 0, 0
+    if state_path.exists() and not args.fresh:
+        state = torch.load(state_path, weights_only=True)
+        tiny.load_state_dict(state["model"])
+        for opt, saved in zip(opts, state["optimisers"], strict=True):
+            opt.load_state_dict(saved)
+        spent, step, tokens = state["spent"], state["step"], state["tokens"]
+    if args.eyes:
+        tiny.visual.load_state_dict(torch.load(args.eyes, weights_only=True)["tower"])
+    loss_of = Loss(tiny, mtp=args.mtp)
+    renderer = Renderer(vocabulary.plain(CHECKPOINT))
+    stream = iter(Stream(renderer, mix(args.vision), seed=step + 1))
+    log = (args.work / "train.log").open("a")
+
+    def keep() -> None:
+        _save_state(
+            state_path,
+            {
+                "model": tiny.state_dict(),
+                "optimisers": [opt.state_dict() for opt in opts],
+                "spent": spent, "step": step, "tokens": tokens,
+            },
+        )  # fmt: skip
+
+    budget, last, saved = args.minutes * 60, time.monotonic(), spent
+    while spent < budget:
+        scale = _rate(spent, budget, step)
+        for opt, groups in zip(opts, rates, strict=True):
+            for group, rate in zip(opt.param_groups, groups, strict=True):
+                group["lr"] = rate * scale
+        batch = next(stream)
+        loss = loss_of(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tiny.parameters(), 2.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad()
+        step += 1
+        tokens += int((batch.documents != 9999).sum())
+        now = time.monotonic()
+        spent, last = spent + now - last, now
+        if step % 50 == 0:
+            line = f"step {step} min {spent / 60:.1f} Mtok {tokens / 1e6:.2f} lr {scale:.2f}  {loss_of.report()}"
+            print(line, flush=True)
+            print(line, file=log, flush=True)
+        if spent - saved > args.save_every * 60:
+            saved = spent
+            keep()
+    keep()
+    model.save(tiny, args.out)
+
+
+if __name__ == "__main__":
+    main()
