@@ -138,9 +138,9 @@ class Llama:
 
     @classmethod
     def tiny(cls, **options: Unpack[LoadOptions]) -> Llama:
-        """The small model that comes with the package, for first steps and tests without a download.
+        """Opens the small model that comes with the package: first steps without a download.
 
-        It is a toy: trained by this project on a made-up world of short stories, questions about
+        It is a toy, trained by this project on a made-up world of short stories, questions about
         passages, tool calls and simple pictures. It knows nothing else; its model card has the
         scores. The options are those of Llama.
         """

@@ -17,7 +17,8 @@ from tiny.skills import SKILLS
 # Row lengths; a batch holds ROW_TOKENS tokens, so 8, 2 and 1 rows.
 LENGTHS = (512, 2048, 4096)
 ROW_TOKENS = 4096
-CONTEXT_WEIGHT = 0.1  # of tokens that are given, not answered; keeps the model fluent in them
+# Of the tokens that are given, not answered, a third is trained too: keeps the model fluent.
+CONTEXT_SHARE, CONTEXT_WEIGHT = 1 / 3, 0.3
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
 NAMES = list(SKILLS)
 
@@ -63,10 +64,15 @@ class _Open:
 
 
 class Stream:
-    """Draws documents so that every skill keeps its share of the tokens."""
+    """Draws documents so that every skill keeps its share of the tokens.
 
-    def __init__(self, renderer: Renderer, shares: dict[str, float], seed: int) -> None:
-        self._renderer, self._shares = renderer, shares
+    Passages have up to `longest` words, texts with a needle 3.5 times as many.
+    """
+
+    def __init__(
+        self, renderer: Renderer, shares: dict[str, float], seed: int, longest: int = 700
+    ) -> None:
+        self._renderer, self._shares, self._longest = renderer, shares, longest
         self._rng = random.Random(seed)
         self._spent = dict.fromkeys(shares, 0.0)
 
@@ -75,8 +81,10 @@ class Stream:
         name = min(self._shares, key=lambda n: self._spent[n] / self._shares[n])
         while True:
             if name == "needle":
-                words = int(60 * 40 ** self._rng.random())  # 60 .. 2400
+                words = self._words(60, 3.5 * self._longest)
                 sample = passages.needle(self._rng, False, words, self._rng.random())
+            elif name == "passage":
+                sample = passages.make(self._rng, False, self._words(40, self._longest))
             else:
                 sample = SKILLS[name].make(self._rng, False)
             document = self._renderer.sample(sample)
@@ -87,6 +95,10 @@ class Stream:
         document.skill = name
         return document
 
+    def _words(self, low: float, high: float) -> int:
+        """A length, every order of magnitude as often as any other."""
+        return int(low * (high / low) ** self._rng.random())
+
     def __iter__(self) -> Iterator[Batch]:
         open_rows = {length: _Open(length) for length in LENGTHS}
         while True:
@@ -94,13 +106,14 @@ class Stream:
             length = next(n for n in LENGTHS if len(document) <= n)
             if open_rows[length].place(document):
                 continue
-            yield collate(open_rows[length].rows, length)
+            yield collate(open_rows[length].rows, length, self._rng.randrange(1 << 30))
             open_rows[length] = _Open(length)
             open_rows[length].place(document)
 
 
-def collate(rows: list[list[Encoded]], length: int) -> Batch:
+def collate(rows: list[list[Encoded]], length: int, seed: int) -> Batch:
     """Packs documents into rows of `length` tokens."""
+    rng = np.random.default_rng(seed)
     count = ROW_TOKENS // length
     pad = vocabulary.SPECIAL_IDS["<|endoftext|>"]
     ids = np.full((count, length), pad)
@@ -120,7 +133,8 @@ def collate(rows: list[list[Encoded]], length: int) -> Batch:
             positions[:, r, here] = document.positions()
             answered = np.array(document.trained)
             trained[r, here] = answered
-            given = np.where(np.isin(line, IGNORED), 0.0, CONTEXT_WEIGHT)
+            skipped = np.isin(line, IGNORED) | (rng.random(len(line)) > CONTEXT_SHARE)
+            given = np.where(skipped, 0.0, CONTEXT_WEIGHT)
             weights[r, here] = np.where(answered, 1.0, given)
             weights[r, at] = 0  # nothing precedes the first token
             skills[r, here] = NAMES.index(document.skill)

@@ -8,12 +8,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from tiny import passages
+from tiny import passages, vocabulary
 from tiny.sample import Sample
 from tiny.skills import SKILLS
 
 MAX_REPLY = 200  # tokens; the longest reference answer has fewer
+END = [vocabulary.SPECIAL_IDS["<|im_end|>"], vocabulary.SPECIAL_IDS["<|endoftext|>"]]
+
+
+def reply_text(tokenizer: Any, ids: list[int]) -> str:
+    """The text of generated ids up to the token that ends a turn."""
+    ends = [i for i, token in enumerate(ids) if token in END]
+    text: str = tokenizer.decode(ids[: ends[0]] if ends else ids, skip_special_tokens=False)
+    return text
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class Renderer:
                 if i + 1 == len(messages) or messages[i + 1]["role"] != "tool":
                     self._close(out)
             elif role == "assistant":
-                self._assistant(out, message, sample.thinking, kept=i > last_query)
+                self._assistant(out, message, kept=i > last_query)
             else:
                 self._open(out, role)
                 self._content(out, message["content"], images, videos)
@@ -155,7 +155,7 @@ class Renderer:
         self._flush(out)
         return out
 
-    def _assistant(self, out: Encoded, message: dict[str, Any], thinking: bool, kept: bool) -> None:
+    def _assistant(self, out: Encoded, message: dict[str, Any], *, kept: bool) -> None:
         self._open(out, "assistant")
         if kept:  # thoughts of earlier queries are dropped from the history
             reasoning = message.get("reasoning_content", "")

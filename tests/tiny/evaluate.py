@@ -1,6 +1,6 @@
-"""Scores a checkpoint on the held-out test sets with `transformers`, and the drafts of its MTP layer.
+"""Scores a checkpoint on the held-out sets with `transformers`, and the drafts of its MTP layer.
 
-    python tests/tiny/evaluate.py                 # all sets at full size, writes scores.json
+    python tests/tiny/evaluate.py --out tests/tiny/scores.json   # everything, and the model card
     python tests/tiny/evaluate.py --sets click video --count 100
 
 Greedy decoding, float32 arithmetic on the values of the bf16 checkpoint.
@@ -23,25 +23,18 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tiny import cases, model, vocabulary  # noqa: E402
-from tiny.chat_format import Encoded, Renderer  # noqa: E402
-from tiny.sample import Sample  # noqa: E402
+from tiny import card, cases, model, vocabulary
+from tiny.cases import END, reply_text
+from tiny.chat_format import Encoded, Renderer
+from tiny.sample import Sample
 
-CHECKPOINT = HERE / "checkpoint"
-END = [vocabulary.SPECIAL_IDS["<|im_end|>"], vocabulary.SPECIAL_IDS["<|endoftext|>"]]
+CHECKPOINT = HERE / "qwen35-tiny"
 IMAGE = vocabulary.SPECIAL_IDS["<|image_pad|>"]
 VIDEO = vocabulary.SPECIAL_IDS["<|video_pad|>"]
 _BATCH_TOKENS = 16_384
 
 
-def reply_text(tokenizer: Any, ids: list[int]) -> str:
-    """The text of generated ids up to the token that ends a turn."""
-    ends = [i for i, token in enumerate(ids) if token in END]
-    text: str = tokenizer.decode(ids[: ends[0]] if ends else ids, skip_special_tokens=False)
-    return text
-
-
-# ---- answering with transformers -------------------------------------------------------------------
+# ---- answering with transformers -----------------------------------------------------------------
 
 
 def inputs(prompts: list[Encoded]) -> dict[str, Tensor]:
@@ -91,22 +84,23 @@ def answer(hf: Any, prompts: list[Encoded], max_tokens: int = cases.MAX_REPLY) -
     return [replies[i] for i in range(len(prompts))]
 
 
-def score(hf: Any, test_set: cases.TestSet, samples: list[Sample], *, show: int = 0) -> float:
-    """Share of right answers."""
+def outcomes(
+    hf: Any, test_set: cases.TestSet, samples: list[Sample], *, show: int = 0
+) -> list[bool]:
+    """Which answers are right; prints `show` of the wrong ones."""
     renderer, tokenizer = Renderer(vocabulary.plain(CHECKPOINT)), vocabulary.full(CHECKPOINT)
     replies = answer(hf, [renderer.prompt(sample) for sample in samples])
-    right = 0
+    right = []
     for sample, ids in zip(samples, replies, strict=True):
         text = reply_text(tokenizer, ids)
-        good = test_set.right(sample, text)
-        right += good
-        if not good and show:
+        right.append(test_set.right(sample, text))
+        if not right[-1] and show:
             show -= 1
             print(f"  wrong: {text!r}\n  asked: {sample.messages[-2:]}")
-    return right / len(samples)
+    return right
 
 
-# ---- perplexity and drafts -------------------------------------------------------------------------
+# ---- perplexity and drafts -----------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -206,7 +200,7 @@ def acceptance(tiny: model.TinyModel, samples: list[Sample], depth: int = 3) -> 
         ids = torch.tensor(prompt.ids + reply)
         hidden = tiny.hf.model(input_ids=ids[None]).last_hidden_state[0]
         chain = drafts(hidden, ids, depth)
-        # Place p knows tokens up to p + 1; the first draft worth making is the reply's second token.
+        # Place p knows tokens up to p + 1: the first draft is for the reply's second token.
         good = torch.ones(len(ids) - 1, dtype=torch.bool)
         for d in range(depth):
             places = torch.arange(len(prompt.ids) - 1, len(ids) - 2 - d)
@@ -217,7 +211,7 @@ def acceptance(tiny: model.TinyModel, samples: list[Sample], depth: int = 3) -> 
     return [n / max(1, m) for n, m in zip(taken, tried, strict=True)]
 
 
-# ---- the report --------------------------------------------------------------------------------------
+# ---- the report ----------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -248,12 +242,14 @@ def main() -> None:
         else:
             test_set = cases.SETS[name]
             count = args.count or test_set.full
-            share = score(tiny.hf, test_set, test_set.cases(count), show=args.show)
-            scores[name] = {"count": count, "right": share, "goal": test_set.goal}
-        print(f"{name}: {scores[name]}  ({time.monotonic() - begin:.0f} s)", flush=True)
+            right = outcomes(tiny.hf, test_set, test_set.cases(count), show=args.show)
+            marks = "".join("01"[good] for good in right)
+            scores[name] = {"count": count, "right": sum(right) / count, "outcomes": marks}
+        shown = {key: value for key, value in scores[name].items() if key != "outcomes"}
+        print(f"{name}: {shown}  ({time.monotonic() - begin:.0f} s)", flush=True)
         if args.out:
             known = json.loads(args.out.read_text()) if args.out.exists() else {}
-            args.out.write_text(json.dumps(known | scores, indent=2) + "\n")
+            card.save(known | scores, args.out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The small model: its shape, its MTP module, and a forward pass for packed rows that trains fast.
+"""The small model: its shape, its MTP module, and a fast forward pass for training on packed rows.
 
-Weights live in `transformers`' own modules, so a checkpoint is an ordinary Hugging Face folder. What
-is written again here is the forward pass of training, because the reference one
+Weights live in `transformers`' own modules, so a checkpoint is an ordinary Hugging Face folder.
+What is written again here is the forward pass of training, because the reference one
  - cannot pack several documents into a row: here every document starts with an empty state;
  - walks the delta rule row by row inside a chunk: here one triangular solve does it, with a
    hand-written gradient, and the value heads of a key head share their products;
  - is not fused: here each kind of layer is one compiled function.
-tests/tiny/test_tiny.py holds the two against each other.
+tests/tiny/test_training.py holds the two against each other.
 """
 
 from __future__ import annotations
@@ -150,6 +150,24 @@ def _initialise(model: TinyModel) -> None:
 
 # ---- checkpoints ---------------------------------------------------------------------------------
 
+# Limits in pixels: of an image, and of all frames of a video; as published with the family.
+PROCESSORS = {
+    "preprocessor_config.json": {"shortest_edge": 65_536, "longest_edge": 16_777_216},
+    "video_preprocessor_config.json": {"shortest_edge": 4_096, "longest_edge": 25_165_824},
+}
+_KINDS = {
+    "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessorFast"},
+    "video_preprocessor_config.json": {"video_processor_type": "Qwen3VLVideoProcessor"},
+}
+_PROCESSING = {
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "processor_class": "Qwen3VLProcessor",
+}
+
 
 def save(model: TinyModel, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """Writes config.json and model.safetensors in the layout of the published checkpoints."""
@@ -164,6 +182,9 @@ def save(model: TinyModel, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
     partial = folder / "model.safetensors.part"
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.replace(folder / "model.safetensors")
+    for name, edges in PROCESSORS.items():
+        settings = {**_PROCESSING, "size": edges, **_KINDS[name]}
+        (folder / name).write_text(json.dumps(settings, indent=2) + "\n")
     content = model.hf.config.to_dict()
     content["architectures"] = ["Qwen3_5ForConditionalGeneration"]
     content["dtype"] = str(dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ from tiny.chat_format import Renderer
 from tiny.sample import Sample
 from tiny.skills import SKILLS
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
+CHECKPOINT = Path(__file__).parent / "qwen35-tiny"
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,12 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tiny import eyes, model, vocabulary  # noqa: E402
-from tiny.batches import NAMES, Batch, Stream  # noqa: E402
-from tiny.chat_format import Renderer  # noqa: E402
-from tiny.skills import mix  # noqa: E402
+from tiny import eyes, model, vocabulary
+from tiny.batches import NAMES, Batch, Stream
+from tiny.chat_format import Renderer
+from tiny.skills import mix
 
-CHECKPOINT = HERE / "checkpoint"
+CHECKPOINT = HERE / "qwen35-tiny"
 DECAY = 0.35  # last share of the time over which the learning rate falls
 WARMUP = 60  # steps
 
@@ -41,7 +41,7 @@ WARMUP = 60  # steps
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Moves the singular values of [n, rows, cols] matrices towards one (Newton-Schulz, quintic)."""
+    """Moves the singular values of matrices [n, rows, cols] towards one (quintic Newton-Schulz)."""
     tall = g.shape[-2] > g.shape[-1]
     x = g.transpose(-1, -2) if tall else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": 0.02})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # noqa: ARG002 - torch's signature
         """One update; parameters without a gradient stay."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument(
         "--vision", type=float, default=0.5, help="share of pictures, screens, video"
     )
+    parser.add_argument("--longest", type=int, default=700, help="words of the longest passages")
     parser.add_argument(
         "--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it"
     )
@@ -188,9 +189,13 @@ def main() -> None:
     parser.add_argument("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
     parser.add_argument("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
     parser.add_argument("--out", type=Path, default=CHECKPOINT)
+    parser.add_argument(
+        "--eager", action="store_true", help="no compilation: slower, starts at once"
+    )
     parser.add_argument("--save-every", type=float, default=3, help="minutes")
     args = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_flush_denormal(True)
     args.work.mkdir(parents=True, exist_ok=True)
     state_path = args.work / "state.pt"
 
@@ -205,10 +210,10 @@ def main() -> None:
             opt.load_state_dict(saved)
         spent, step, tokens = state["spent"], state["step"], state["tokens"]
     if args.eyes:
-        tiny.visual.load_state_dict(torch.load(args.eyes, weights_only=True)["tower"])
-    loss_of = Loss(tiny, mtp=args.mtp)
+        tiny.visual.load_state_dict(torch.load(args.eyes, weights_only=True))
+    loss_of = Loss(tiny, mtp=args.mtp, compiled=not args.eager)
     renderer = Renderer(vocabulary.plain(CHECKPOINT))
-    stream = iter(Stream(renderer, mix(args.vision), seed=step + 1))
+    stream = iter(Stream(renderer, mix(args.vision), step + 1, args.longest))
     log = (args.work / "train.log").open("a")
 
     def keep() -> None:
@@ -239,7 +244,8 @@ def main() -> None:
         now = time.monotonic()
         spent, last = spent + now - last, now
         if step % 50 == 0:
-            line = f"step {step} min {spent / 60:.1f} Mtok {tokens / 1e6:.2f} lr {scale:.2f}  {loss_of.report()}"
+            line = f"step {step} min {spent / 60:.1f} Mtok {tokens / 1e6:.2f} lr {scale:.2f}  "
+            line += loss_of.report()
             print(line, flush=True)
             print(line, file=log, flush=True)
         if spent - saved > args.save_every * 60:
