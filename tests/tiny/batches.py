@@ -20,7 +20,29 @@ ROW_TOKENS = 4096
 # Of the tokens that are given, not answered, a third is trained too: keeps the model fluent.
 CONTEXT_SHARE, CONTEXT_WEIGHT = 1 / 3, 0.3
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
-NAMES = list(SKILLS)
+NAMES = [*SKILLS, "drill"]
+
+
+def drill(rng: random.Random) -> Encoded:
+    """Random tokens that come again, or pairs of which the first asks for the second.
+
+    Nothing but looking back helps here, so it is learnt sooner than from the skills, where only one
+    answer in a long text needs it.
+    """
+    out = Encoded("drill")
+    if rng.random() < 0.5:
+        line = [rng.randrange(vocabulary.NORMAL) for _ in range(int(8 * 25 ** rng.random()))]
+        again = rng.randint(1, 2)
+        out.ids = line * (1 + again)
+        out.trained = [False] * (len(line) + 1) + [True] * (again * len(line) - 1)
+        return out
+    pairs = int(4 * 20 ** rng.random())
+    keys = rng.sample(range(vocabulary.NORMAL), pairs)
+    values = {key: rng.randrange(vocabulary.NORMAL) for key in keys}
+    asked = rng.choices(keys, k=pairs)
+    out.ids = [token for key in [*keys, *asked] for token in (key, values[key])]
+    out.trained = [False] * (2 * pairs) + [False, True] * pairs
+    return out
 
 
 @dataclass
@@ -80,6 +102,8 @@ class Stream:
         """The next document: of the skill that lags most behind its share."""
         name = min(self._shares, key=lambda n: self._spent[n] / self._shares[n])
         while True:
+            if name == "drill":
+                return self._spend(name, drill(self._rng))
             if name == "needle":
                 words = self._words(60, 3.5 * self._longest)
                 sample = passages.needle(self._rng, False, words, self._rng.random())
@@ -90,6 +114,9 @@ class Stream:
             document = self._renderer.sample(sample)
             if len(document) <= LENGTHS[-1]:
                 break
+        return self._spend(name, document)
+
+    def _spend(self, name: str, document: Encoded) -> Encoded:
         cost = sum(grid[0] * grid[1] for grid in document.grids) / 4  # the tower's share
         self._spent[name] += len(document) + cost
         document.skill = name

@@ -36,6 +36,10 @@ RGB = {
 # The ones that stand out from every background below.
 PAINTS = ["red", "blue", "green", "yellow", "orange", "purple", "pink", "black"]
 SHAPES = ["circle", "square", "triangle", "star", "cross", "diamond"]
+# Letters begin 8 pixels after a line of this grid and are centred on one, in few sizes: so a word
+# meets the patches of the vision tower in one way and can be learnt from few pictures.
+GRID, INSET = 16, 8
+SIZES = {"small": 13, "plain": 16, "big": 24, "huge": 32}
 TINTS = [(228, 240, 250), (230, 245, 232), (244, 236, 248), (250, 240, 228)]
 
 Rgb = tuple[int, int, int]
@@ -149,6 +153,11 @@ def shape(
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
     return Box(x1, y1, x2, y2, kind, name)
+
+
+def up(length: float) -> int:
+    """Rounded up to the grid."""
+    return GRID * math.ceil(length / GRID)
 
 
 def write(

@@ -100,10 +100,11 @@ _CELL = 32
 
 
 def _labels() -> list[str]:
-    from tiny import screens, world
+    from tiny import pictures, screens, world
 
     words = [*screens.TITLES, *screens.MENUS, *screens.BUTTONS, *screens.FIELDS, *screens.CHECKS]
     more = [*world.NAMES, *world.THINGS, *world.FOODS, *world.CITIES, *world.ANIMALS]
+    more += [label for pool in pictures.BAR_LABELS for label in pool]
     return ["", *dict.fromkeys([*draw.PAINTS, *words, *more])]
 
 
@@ -119,7 +120,8 @@ class Lessons(nn.Module):
         """Loss and share of right answers; answers: [tokens, questions], -1 where none is due."""
         losses, right = [], []
         for logits, answer in zip(self.heads(merged).split(self.sizes, -1), answers.T, strict=True):
-            losses.append(F.cross_entropy(logits, answer, ignore_index=-1))
+            weight = 3.0 if len(right) == 1 else 1.0  # the label: what is asked for most
+            losses.append(weight * F.cross_entropy(logits, answer, ignore_index=-1))
             asked = answer >= int(1 < len(right) < 2 + SLOTS)  # an empty letter slot is no feat
             right.append((logits.argmax(-1)[asked] == answer[asked]).float().mean())
         return torch.stack(losses).nansum(), torch.stack(right)
@@ -131,7 +133,6 @@ def answers(scene: draw.Scene, letters: list[tuple[str, float, float]], labels: 
     rows, cols = height // _CELL, width // _CELL
     result = np.full((rows, cols, 2 + SLOTS + 2 * CORNERS), -1, np.int64)
     result[..., 0] = 0
-    result[..., 2 : 2 + SLOTS] = 0
     boxes = sorted(scene.boxes, key=lambda b: -(b.x2 - b.x1) * (b.y2 - b.y1))
     for box in boxes:  # small ones last, on top
         span = [box.x1 / _CELL, box.y1 / _CELL, box.x2 / _CELL, box.y2 / _CELL]
@@ -150,6 +151,8 @@ def answers(scene: draw.Scene, letters: list[tuple[str, float, float]], labels: 
         if inside and filled[row, col] < SLOTS:
             result[row, col, 2 + filled[row, col]] = ALPHABET.index(letter)
             filled[row, col] += 1
+    for row, col in np.argwhere((filled > 0) & (filled < SLOTS)):  # where the letters end
+        result[row, col, 2 + filled[row, col]] = 0
     return result.reshape(rows * cols, -1)
 
 
@@ -162,31 +165,29 @@ def wall(rng: random.Random, test: bool) -> draw.Scene:
     image, pen = draw.canvas(192, 192, theme.page)
     boxes = []
     labels = _labels()[len(draw.PAINTS) + 1 :]
-    y = rng.randrange(0, 16)
-    while y < 160:
-        height = rng.choice([24, 24, 32])
-        x = rng.randrange(0, 24)
-        while x < 150:
-            size = rng.randint(12, 16) if height == 24 else rng.randint(12, 20)
+    y = draw.GRID * rng.randrange(0, 2)
+    while y <= 160:
+        x = draw.GRID * rng.randrange(0, 2)
+        while x < 160:
+            size = rng.choices(list(draw.SIZES.values()), [4, 4, 2, 1])[0]
             if rng.random() < 0.75:
                 label = rng.choice(labels)
             else:
                 label = "".join(rng.choices(ALPHABET[1:63], k=rng.randint(1, 4)))
-            width = draw.text_width(label, size) + rng.randrange(8, 28)
+            width = draw.up(draw.text_width(label, size) + 2 * draw.INSET)
             if x + width > 192:
                 break
             fill = rng.choice([theme.button, theme.field, theme.title, theme.page])
             framed = rng.random() < 0.6
             if framed:
-                pen.rectangle((x, y, x + width - 1, y + height - 1), fill=fill, outline=theme.line)
+                pen.rectangle((x, y, x + width - 1, y + 31), fill=fill, outline=theme.line)
             else:
                 fill = theme.page
-            middle = (x + width / 2, y + height / 2)
-            draw.write(pen, *middle, label, size, draw.ink(fill), "mm")
+            draw.write(pen, x + draw.INSET, y + 16, label, size, draw.ink(fill), "lm")
             kind = "button" if framed else "text"
-            boxes.append(draw.Box(x, y, x + width, y + height, kind, label))
-            x += width + rng.randrange(2, 20)
-        y += height + rng.randrange(2, 12)
+            boxes.append(draw.Box(x, y, x + width, y + 32, kind, label))
+            x += width + draw.GRID * rng.randrange(0, 2)
+        y += 32 + draw.GRID * rng.randrange(0, 2)
     return draw.Scene(draw.pixels(image), boxes)
 
 

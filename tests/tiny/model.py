@@ -145,7 +145,7 @@ def _initialise(model: TinyModel) -> None:
             parameter.normal_(std=scale * (parameter.numel() // parameter.shape[0]) ** -0.5)
     for layer in model.text.layers:
         if hasattr(layer, "linear_attn"):
-            layer.linear_attn.A_log.copy_(torch.tensor([0.02, 0.3]).log())
+            layer.linear_attn.A_log.copy_(torch.tensor([0.001, 0.03]).log())
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------

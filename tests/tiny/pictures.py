@@ -153,13 +153,14 @@ def _word(rng: random.Random, novel: bool) -> str:
 
 def word_scene(rng: random.Random, test: bool) -> Scene:
     """One word anywhere on the picture, dark on light or light on dark."""
-    text, size, paper = _word(rng, test), rng.randint(20, 44), draw.background(rng)
+    text, paper = _word(rng, test), draw.background(rng)
+    size = rng.choice([draw.SIZES["big"], draw.SIZES["huge"]])
     if rng.random() < 0.3:
         paper = draw.jitter(rng, rng.choice([(30, 30, 35), (30, 50, 110), (90, 30, 40)]))
     image, pen = draw.canvas(SIDE, SIDE, paper)
-    pad = draw.text_width(text, size) // 2 + 8
-    x, y = rng.randint(pad, SIDE - pad), rng.randint(size, SIDE - size)
-    box = draw.write(pen, x, y, text, size, draw.ink(paper), "mm")
+    x = rng.randrange(0, SIDE - draw.text_width(text, size) - draw.INSET, draw.GRID)
+    y = rng.randrange(2 * draw.GRID, SIDE - draw.GRID, draw.GRID)
+    box = draw.write(pen, x + draw.INSET, y, text, size, draw.ink(paper), "lm")
     return Scene(draw.pixels(image), [box])
 
 
@@ -172,12 +173,13 @@ def plates_scene(rng: random.Random, test: bool) -> tuple[Scene, dict[str, str]]
     boxes = []
     for row, name in zip(rows, rng.sample(draw.PAINTS, count), strict=True):
         text = _word(rng, test and not texts)
-        size, fill = rng.randint(20, 30), draw.colour(rng, name)
-        half = draw.text_width(text, size) // 2 + rng.randint(10, 18)
-        x, y = rng.randint(half + 4, SIDE - half - 4), 43 + 85 * row + rng.randint(-12, 12)
-        pen.rounded_rectangle((x - half, y - 24, x + half, y + 24), 5, fill=fill)
-        boxes.append(Box(x - half, y - 24, x + half, y + 24, "plate", name))
-        boxes.append(draw.write(pen, x, y, text, size, draw.ink(fill), "mm"))
+        size, fill = draw.SIZES["big"], draw.colour(rng, name)
+        wide = draw.up(draw.text_width(text, size) + 2 * draw.INSET)
+        x, y = rng.randrange(0, SIDE - wide + 1, draw.GRID), 48 + 80 * row
+        y += rng.choice([-draw.GRID, 0, draw.GRID])
+        pen.rounded_rectangle((x, y - 24, x + wide, y + 24), 5, fill=fill)
+        boxes.append(Box(x, y - 24, x + wide, y + 24, "plate", name))
+        boxes.append(draw.write(pen, x + draw.INSET, y, text, size, draw.ink(fill), "lm"))
         texts[name] = text
     return Scene(draw.pixels(image), sorted(boxes, key=lambda b: b.centre[1])), texts
 
@@ -206,7 +208,7 @@ def chart_scene(rng: random.Random, test: bool, pie: bool | None = None) -> Scen
     """
     pie = rng.random() < 0.15 if pie is None else pie
     while True:
-        count = 3 if pie else rng.randint(3, 5)
+        count = 3 if pie else rng.randint(3, 4)
         pool = rng.choice(BAR_LABELS)
         labels = [pool[i] for i in sorted(rng.sample(range(len(pool)), count))]
         values = [rng.randint(1, 10) for _ in labels]
@@ -227,20 +229,23 @@ def chart_scene(rng: random.Random, test: bool, pie: bool | None = None) -> Scen
             angle = math.radians((turn + end) / 2)
             x, y = 128 + 62 * math.cos(angle), 128 + 62 * math.sin(angle)
             boxes.append(Box(x - 30, y - 30, x + 30, y + 30, "slice", f"{label} {value} {name}"))
-            boxes.append(draw.write(pen, x, y, label, 16, draw.ink(fill), "mm"))
+            x = draw.GRID * round((x - draw.text_width(label, 16) / 2) / draw.GRID) + draw.INSET
+            y = draw.GRID * round(y / draw.GRID)
+            boxes.append(draw.write(pen, x, y, label, 16, draw.ink(fill), "lm"))
             turn = end
         return Scene(draw.pixels(image), boxes)
     for value in range(0, 11, 2):
-        y = 222 - 18 * value
+        y = 224 - draw.GRID * value
         pen.line((32, y, 248, y), fill=(205, 205, 205) if value else (60, 60, 60))
-        draw.write(pen, 27, y, str(value), 12, (90, 90, 90), "rm")
-    slot, plain = 216 / count, rng.random() < 0.5
+        draw.write(pen, draw.INSET, y, str(value), draw.SIZES["small"], (90, 90, 90), "lm")
+    slot, plain = 48, rng.random() < 0.5
     for i, (label, value, name) in enumerate(zip(labels, values, names, strict=True)):
-        x, y, half = 32 + slot * (i + 0.5), 222 - 18 * value, 0.32 * slot
-        pen.rectangle((x - half, y, x + half, 222), fill=draw.RGB[names[0] if plain else name])
-        boxes.append(Box(x - half, y, x + half, 222, "bar", f"{label} {value}"))
-        boxes.append(draw.write(pen, x, y - 9, str(value), 15, (20, 20, 20), "mm"))
-        boxes.append(draw.write(pen, x, 236, label, 14, (20, 20, 20), "mm"))
+        x, y = 48 + slot * i, 224 - draw.GRID * value
+        pen.rectangle((x, y, x + 24, 224), fill=draw.RGB[names[0] if plain else name])
+        boxes.append(Box(x, y, x + 24, 224, "bar", f"{label} {value}"))
+        for text, height, size in ((str(value), y - draw.GRID, "plain"), (label, 240, "small")):
+            at = x + draw.INSET
+            boxes.append(draw.write(pen, at, height, text, draw.SIZES[size], (20, 20, 20), "lm"))
     return Scene(draw.pixels(image), boxes)
 
 

@@ -15,6 +15,7 @@ from tiny.sample import Sample, Skill, assistant, held_out, parts, user
 
 # Multiples of 32 with at least 64 blocks of 32 x 32, so that no resize touches them.
 SIZES = [(320, 224), (192, 352)]
+PITCH, TITLE_SIZE = 48, draw.SIZES["plain"]
 TITLES = ["Notes", "Mail", "Photos", "Files", "Chat", "Maps", "Shop", "Games", "Weather", "Clock"]
 MENUS = ["File", "Edit", "View", "Tools", "Window", "Help"]
 BUTTONS = [
@@ -100,17 +101,17 @@ class Screen:
 
 def _layout(rng: random.Random) -> Screen:
     width, height = rng.choice(SIZES)
-    size, tall, inside = rng.randint(12, 16), rng.choice([24, 32]), rng.random() < 0.5
+    size, inside = rng.choice([draw.SIZES["small"], draw.SIZES["plain"]]), rng.random() < 0.5
     title = rng.choice(TITLES)
-    boxes = [Box(8, 3, 8 + draw.text_width(title, 15), 21, "title", title)]
-    top, left, count = 24, 0, rng.randint(3, 7)
+    boxes = [Box(8, 4, 8 + draw.text_width(title, TITLE_SIZE), 28, "title", title)]
+    top, left, count = 32, 0, rng.randint(3, 7)
     if width > height and rng.random() < 0.5:
         for index in sorted(rng.sample(range(len(MENUS)), rng.randint(2, 4))):
-            wide = draw.text_width(MENUS[index], 13) + 16
-            boxes.append(Box(left, 24, left + wide, 44, "menu", MENUS[index]))
+            wide = draw.up(draw.text_width(MENUS[index], draw.SIZES["small"]) + 2 * draw.INSET)
+            boxes.append(Box(left, 36, left + wide, 60, "menu", MENUS[index]))
             left += wide
-        top, count = 48, max(2, count - 2)
-    rows: list[list[tuple[int, int, str, str]]] = [[] for _ in range((height - top - 8) // 40)]
+        top, count = 64, max(2, count - 2)
+    rows: list[list[tuple[int, int, str, str]]] = [[] for _ in range((height - top - 16) // PITCH)]
     used = {box.label for box in boxes}
     for _ in range(count):
         kind = rng.choices(["button", "field", "check box"], [5, 3, 2])[0]
@@ -118,22 +119,22 @@ def _layout(rng: random.Random) -> Screen:
         label = rng.choice([text for text in pool if text not in used])
         text, before = draw.text_width(label, size), 0
         if kind == "field":
-            before = 0 if inside else (text + 15) // 8 * 8
-            wide = max(rng.randrange(80, 97, 8), text + 16)
+            before = 0 if inside else draw.up(text + 2 * draw.INSET)
+            wide = draw.up(max(rng.choice([80, 96]), text + 2 * draw.INSET))
         else:
-            wide = text + (rng.randrange(16, 33, 8) if kind == "button" else 22)
+            wide = draw.up(text + 2 * draw.INSET + (0 if kind == "button" else draw.GRID))
         row = rng.choice(rows)
-        if sum(item[0] + item[1] + 16 for item in row) + before + wide <= width - 16:
-            row.append((before, (wide + 7) // 8 * 8, kind, label))
+        if sum(item[0] + item[1] + draw.GRID for item in row) + before + wide <= width - draw.GRID:
+            row.append((before, wide, kind, label))
             used.add(label)
     for index, row in enumerate(rows):
-        y = top + 8 + 40 * index + (rng.choice([0, 8]) if tall == 24 else 0)
-        x, free = 8, width - 16 - sum(item[0] + item[1] + 8 for item in row)
+        y = top + draw.GRID + PITCH * index
+        x, free = 0, width - sum(item[0] + item[1] + draw.GRID for item in row)
         for before, wide, kind, label in row:
-            gap = 8 * rng.randint(0, max(0, free) // 8)
+            gap = draw.GRID * rng.randint(0, max(0, free) // draw.GRID)
             x, free = x + gap + before, free - gap
-            boxes.append(Box(x, y, x + wide, y + tall, kind, label))
-            x += wide + 8
+            boxes.append(Box(x, y, x + wide, y + 32, kind, label))
+            x += wide + draw.GRID
     return Screen(width, height, rng.choice(list(THEMES)), size, inside, boxes)
 
 
@@ -150,26 +151,28 @@ def _screen(rng: random.Random, test: bool, kinds: tuple[str, ...] = ()) -> Scre
 def _render(screen: Screen) -> Scene:
     theme, size = THEMES[screen.theme], screen.size
     image, pen = draw.canvas(screen.width, screen.height, theme.page)
-    pen.rectangle((0, 0, screen.width, 23), fill=theme.title)
-    draw.write(pen, 8, 12, screen.boxes[0].label, 15, draw.ink(theme.title), "lm")
+    pen.rectangle((0, 0, screen.width, 31), fill=theme.title)
+    draw.write(pen, 8, 16, screen.boxes[0].label, TITLE_SIZE, draw.ink(theme.title), "lm")
     text = draw.ink(theme.page)
     for box in screen.targets:
-        (x, y), edges = box.centre, (box.x1, box.y1, box.x2 - 1, box.y2 - 1)
+        (_, y), edges = box.centre, (box.x1, box.y1, box.x2 - 1, box.y2 - 1)
+        x = box.x1 + draw.INSET
         if box.kind == "button":
             pen.rounded_rectangle(edges, 4, fill=theme.button, outline=theme.line)
-            draw.write(pen, x, y, box.label, size, draw.ink(theme.button), "mm")
+            draw.write(pen, x, y, box.label, size, draw.ink(theme.button), "lm")
         elif box.kind == "field":
             pen.rectangle(edges, fill=theme.field, outline=theme.line)
             if screen.inside:
-                draw.write(pen, box.x1 + 6, y, box.label, size, (130, 130, 135), "lm")
+                draw.write(pen, x, y, box.label, size, (130, 130, 135), "lm")
             else:
-                draw.write(pen, box.x1 - 6, y, box.label, size, text, "rm")
+                before = draw.up(draw.text_width(box.label, size) + 2 * draw.INSET)
+                draw.write(pen, x - before, y, box.label, size, text, "lm")
         elif box.kind == "check box":
             square = (box.x1, y - 8, box.x1 + 15, y + 7)
             pen.rectangle(square, fill=theme.field, outline=theme.line, width=2)
-            draw.write(pen, box.x1 + 21, y, box.label, size, text, "lm")
+            draw.write(pen, x + draw.GRID, y, box.label, size, text, "lm")
         else:
-            draw.write(pen, x, y, box.label, 13, text, "mm")
+            draw.write(pen, x, y, box.label, draw.SIZES["small"], text, "lm")
     return Scene(draw.pixels(image), screen.boxes)
 
 

@@ -23,9 +23,15 @@ VISION = {
 }  # fmt: skip
 
 
-def mix(vision: float) -> dict[str, float]:
-    """Shares of all skills when `vision` of the tokens go to pictures, screens and video."""
-    shares = {name: share * (1 - vision) for name, share in TEXT.items()}
+def mix(vision: float, drill: float = 0.0) -> dict[str, float]:
+    """Shares of all skills when `vision` of the tokens go to pictures, screens and video.
+
+    `drill` of the text is random tokens (see batches.py).
+    """
+    text = (1 - vision) * (1 - drill)
+    shares = {name: share * text for name, share in TEXT.items()}
+    if drill:
+        shares["drill"] = (1 - vision) * drill
     if vision:
         shares |= {name: share * vision for name, share in VISION.items()}
     return shares

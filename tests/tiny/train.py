@@ -184,6 +184,7 @@ def main() -> None:
         "--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it"
     )
     parser.add_argument("--rate", type=float, default=0.02, help="learning rate of Muon")
+    parser.add_argument("--drill", type=float, default=0.05, help="share of drills in the text")
     parser.add_argument("--scratch", action="store_true", help="start from random weights")
     parser.add_argument("--fresh", action="store_true", help="ignore a state in --work")
     parser.add_argument("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
@@ -213,7 +214,7 @@ def main() -> None:
         tiny.visual.load_state_dict(torch.load(args.eyes, weights_only=True))
     loss_of = Loss(tiny, mtp=args.mtp, compiled=not args.eager)
     renderer = Renderer(vocabulary.plain(CHECKPOINT))
-    stream = iter(Stream(renderer, mix(args.vision), step + 1, args.longest))
+    stream = iter(Stream(renderer, mix(args.vision, args.drill), step + 1, args.longest))
     log = (args.work / "train.log").open("a")
 
     def keep() -> None:
