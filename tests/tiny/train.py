@@ -35,6 +35,8 @@ from tiny.skills import mix
 CHECKPOINT = HERE / "qwen35-tiny"
 DECAY = 0.35  # last share of the time over which the learning rate falls
 WARMUP = 60  # steps
+EYES_GAIN = 4.0
+LOG_EVERY = 25  # steps
 
 
 # ---- optimiser -----------------------------------------------------------------------------------
@@ -212,6 +214,9 @@ def main() -> None:
         spent, step, tokens = state["spent"], state["step"], state["tokens"]
     if args.eyes:
         tiny.visual.load_state_dict(torch.load(args.eyes, weights_only=True))
+        with torch.no_grad():  # loud enough to be heard beside what the layers add
+            for parameter in tiny.visual.merger.linear_fc2.parameters():
+                parameter.mul_(EYES_GAIN)
     loss_of = Loss(tiny, mtp=args.mtp, compiled=not args.eager)
     renderer = Renderer(vocabulary.plain(CHECKPOINT))
     stream = iter(Stream(renderer, mix(args.vision, args.drill), step + 1, args.longest))
@@ -244,7 +249,7 @@ def main() -> None:
         tokens += int((batch.documents != 9999).sum())
         now = time.monotonic()
         spent, last = spent + now - last, now
-        if step % 50 == 0:
+        if step % LOG_EVERY == 0:
             line = f"step {step} min {spent / 60:.1f} Mtok {tokens / 1e6:.2f} lr {scale:.2f}  "
             line += loss_of.report()
             print(line, flush=True)
