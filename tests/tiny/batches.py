@@ -17,6 +17,7 @@ from tiny.skills import SKILLS
 # Row lengths; a batch holds ROW_TOKENS tokens, so 8, 2 and 1 rows.
 LENGTHS = (512, 2048, 4096)
 ROW_TOKENS = 4096
+PADDING = 9999  # document number of what no document fills
 # Of the tokens that are given, not answered, a third is trained too: keeps the model fluent.
 CONTEXT_SHARE, CONTEXT_WEIGHT = 1 / 3, 0.3
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
@@ -148,7 +149,7 @@ def collate(rows: list[list[Encoded]], length: int, seed: int) -> Batch:
     count = ROW_TOKENS // length
     pad = vocabulary.SPECIAL_IDS["<|endoftext|>"]
     ids = np.full((count, length), pad)
-    documents = np.full((count, length), 9999)
+    documents = np.full((count, length), PADDING)
     positions = np.zeros((3, count, length), np.int64)
     weights = np.zeros((count, length), np.float32)
     trained = np.zeros((count, length), bool)

@@ -2,11 +2,12 @@
 
     python tests/tiny/train.py --minutes 60 --vision 0.5
 
-State (weights in float32, optimiser, position in the data, time spent) is kept in `--work` and
-written every few minutes under a temporary name. Where no state is found, training starts from the
-checkpoint in the repository with a fresh optimiser, or with `--scratch` from random weights. The
-learning rate is constant after a short warm-up and falls to zero over the last part of `--minutes`;
-the result is written to `--out` in bfloat16. train.log in `--work` has the loss of every skill.
+State (weights in float32, optimiser, position in the data, time spent) is kept in `--work`, written
+every few minutes under a temporary name and when the program is interrupted. Where no state is
+found, training starts from the checkpoint in the repository with a fresh optimiser, or with
+`--scratch` from random weights. The learning rate is constant after a short warm-up and falls to
+zero over the last part of `--minutes`; the result is written to `--out` in bfloat16. train.log in
+`--work` has the loss of every skill.
 
 Matrices of the layers are trained with Muon (orthogonalised momentum), everything else with Adam.
 """
@@ -14,7 +15,9 @@ Matrices of the layers are trained with Muon (orthogonalised momentum), everythi
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -28,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from tiny import eyes, model, vocabulary
-from tiny.batches import NAMES, Batch, Stream
+from tiny.batches import NAMES, PADDING, Batch, Stream
 from tiny.chat_format import Renderer
 from tiny.skills import mix
 
@@ -103,28 +106,31 @@ def optimisers(tiny: model.TinyModel, rate: float) -> list[torch.optim.Optimizer
 class Loss:
     """Loss of a batch and, per skill, of its answered tokens."""
 
-    def __init__(self, tiny: model.TinyModel, *, mtp: float, compiled: bool = True) -> None:
-        self.tiny, self.mtp = tiny, mtp
+    def __init__(
+        self, tiny: model.TinyModel, *, mtp: float, only_mtp: bool = False, compiled: bool = True
+    ) -> None:
+        self.tiny, self.mtp, self.only_mtp = tiny, mtp, only_mtp
         self.forward = model.PackedForward(tiny, compiled=compiled)
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def __call__(self, batch: Batch) -> Tensor:
         """The weighted mean of the next-token loss, plus that of the token after it for MTP."""
-        tiny = self.tiny
-        x = tiny.text.embed_tokens(batch.ids)
-        if batch.patches:
-            x = eyes.insert(tiny.visual, x, batch)
         geo = self.forward.geometry(batch.documents, batch.positions)
-        hidden = self.forward(x, geo)
-        loss, nll = self._head(hidden, batch, 1)
+        with torch.set_grad_enabled(not self.only_mtp):
+            x = self.tiny.text.embed_tokens(batch.ids)
+            if batch.patches:
+                x = eyes.insert(self.tiny.visual, x, batch)
+            hidden = self.forward(x, geo)
+            loss, nll = self._head(hidden, batch, 1)
         self._count(nll, batch, 1, "")
         if self.mtp:
-            # Row p pairs the state of token p with the embedding of token p + 1.
+            # Row p pairs the state of token p with the embedding of token p + 1. The trunk learns
+            # nothing from this: drafts should not cost it anything.
             following = F.pad(x[:, 1:], (0, 0, 0, 1)).detach()
             drafted = self.forward.draft(hidden.detach(), following, geo)
             extra, nll = self._head(drafted, batch, 2)
             self._count(nll, batch, 2, "+")
-            loss = loss + self.mtp * extra
+            loss = extra if self.only_mtp else loss + self.mtp * extra
         return loss
 
     def _target(self, batch: Batch, ahead: int) -> tuple[Tensor, Tensor]:
@@ -162,103 +168,122 @@ class Loss:
 # ---- the loop ------------------------------------------------------------------------------------
 
 
+class Trainer:
+    """A run: the model, its optimisers, and what a state file holds of them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.path: Path = args.work / "state.pt"
+        self.tiny = model.TinyModel() if args.scratch else model.load(CHECKPOINT)
+        self.opts = optimisers(self.tiny, args.rate)
+        self.rates = [[group["lr"] for group in opt.param_groups] for opt in self.opts]
+        self.spent, self.step, self.tokens = 0.0, 0, 0
+        if self.path.exists() and not args.fresh:
+            self._resume()
+        if args.eyes:
+            self._open_eyes(args.eyes)
+        self.loss = Loss(self.tiny, mtp=args.mtp, only_mtp=args.only_mtp, compiled=not args.eager)
+
+    def _resume(self) -> None:
+        state = torch.load(self.path, weights_only=True)
+        self.tiny.load_state_dict(state["model"])
+        for opt, saved in zip(self.opts, state["optimisers"], strict=True):
+            opt.load_state_dict(saved)
+        self.spent, self.step, self.tokens = state["spent"], state["step"], state["tokens"]
+
+    def _open_eyes(self, path: Path) -> None:
+        self.tiny.visual.load_state_dict(torch.load(path, weights_only=True))
+        with torch.no_grad():  # loud enough to be heard beside what the layers add
+            for parameter in self.tiny.visual.merger.linear_fc2.parameters():
+                parameter.mul_(EYES_GAIN)
+
+    def keep(self) -> None:
+        """Writes the state; the old one stays until the new one is whole."""
+        state = {
+            "model": self.tiny.state_dict(),
+            "optimisers": [opt.state_dict() for opt in self.opts],
+            "spent": self.spent,
+            "step": self.step,
+            "tokens": self.tokens,
+        }
+        partial = self.path.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(self.path)
+
+    def _learn(self, batch: Batch, scale: float) -> None:
+        for opt, rates in zip(self.opts, self.rates, strict=True):
+            for group, rate in zip(opt.param_groups, rates, strict=True):
+                group["lr"] = rate * scale
+        self.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.tiny.parameters(), 2.0)
+        for opt in self.opts:
+            opt.step()
+            opt.zero_grad()
+        self.step += 1
+        self.tokens += int((batch.documents != PADDING).sum())
+
+    def run(self, stopped: threading.Event) -> None:
+        """Trains until the time is spent or `stopped` is set."""
+        args, budget = self.args, self.args.minutes * 60
+        renderer = Renderer(vocabulary.plain(CHECKPOINT))
+        shares = mix(args.vision, args.drill)
+        stream = iter(Stream(renderer, shares, self.step + 1, args.longest))
+        last, saved = time.monotonic(), self.spent
+        with (args.work / "train.log").open("a") as log:
+            while self.spent < budget and not stopped.is_set():
+                scale = _rate(self.spent, budget, self.step)
+                self._learn(next(stream), scale)
+                now = time.monotonic()
+                self.spent, last = self.spent + now - last, now
+                if self.step % LOG_EVERY == 0:
+                    line = f"step {self.step} min {self.spent / 60:.1f} "
+                    line += f"Mtok {self.tokens / 1e6:.2f} lr {scale:.2f}  {self.loss.report()}"
+                    print(line, flush=True)
+                    print(line, file=log, flush=True)
+                if self.spent - saved > args.save_every * 60:
+                    saved = self.spent
+                    self.keep()
+        self.keep()
+        if not stopped.is_set():
+            model.save(self.tiny, args.out)
+
+
 def _rate(spent: float, budget: float, steps: int) -> float:
     """Share of the full learning rate; `steps` counts from when the optimiser was new."""
     left = max(0.0, 1 - spent / budget)
     return min(1.0, (steps + 1) / WARMUP, left / DECAY)
 
 
-def _save_state(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(path)
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Trains the small model.")
+    add = parser.add_argument
+    add("--minutes", type=float, required=True, help="training time in all, with earlier runs")
+    add("--vision", type=float, default=0.5, help="share of pictures, screens, video")
+    add("--drill", type=float, default=0.05, help="share of drills in the text")
+    add("--longest", type=int, default=700, help="words of the longest passages")
+    add("--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it")
+    add("--only-mtp", action="store_true", help="train the MTP layer alone")
+    add("--rate", type=float, default=0.01, help="learning rate of Muon")
+    add("--scratch", action="store_true", help="start from random weights")
+    add("--fresh", action="store_true", help="ignore a state in --work")
+    add("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
+    add("--eager", action="store_true", help="no compilation: slower, starts at once")
+    add("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
+    add("--out", type=Path, default=CHECKPOINT)
+    add("--save-every", type=float, default=3, help="minutes")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Command line; see the file's head."""
-    parser = argparse.ArgumentParser(description="Trains the small model.")
-    parser.add_argument("--minutes", type=float, required=True, help="training time in all")
-    parser.add_argument(
-        "--vision", type=float, default=0.5, help="share of pictures, screens, video"
-    )
-    parser.add_argument("--longest", type=int, default=700, help="words of the longest passages")
-    parser.add_argument(
-        "--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it"
-    )
-    parser.add_argument("--rate", type=float, default=0.02, help="learning rate of Muon")
-    parser.add_argument("--drill", type=float, default=0.05, help="share of drills in the text")
-    parser.add_argument("--scratch", action="store_true", help="start from random weights")
-    parser.add_argument("--fresh", action="store_true", help="ignore a state in --work")
-    parser.add_argument("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
-    parser.add_argument("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
-    parser.add_argument("--out", type=Path, default=CHECKPOINT)
-    parser.add_argument(
-        "--eager", action="store_true", help="no compilation: slower, starts at once"
-    )
-    parser.add_argument("--save-every", type=float, default=3, help="minutes")
-    args = parser.parse_args()
+    args = _arguments()
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     args.work.mkdir(parents=True, exist_ok=True)
-    state_path = args.work / "state.pt"
-
-    tiny = model.TinyModel() if args.scratch else model.load(CHECKPOINT)
-    opts = optimisers(tiny, args.rate)
-    rates = [[group["lr"] for group in opt.param_groups] for opt in opts]
-    spent, step, tokens = 0.0, 0, 0
-    if state_path.exists() and not args.fresh:
-        state = torch.load(state_path, weights_only=True)
-        tiny.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["optimisers"], strict=True):
-            opt.load_state_dict(saved)
-        spent, step, tokens = state["spent"], state["step"], state["tokens"]
-    if args.eyes:
-        tiny.visual.load_state_dict(torch.load(args.eyes, weights_only=True))
-        with torch.no_grad():  # loud enough to be heard beside what the layers add
-            for parameter in tiny.visual.merger.linear_fc2.parameters():
-                parameter.mul_(EYES_GAIN)
-    loss_of = Loss(tiny, mtp=args.mtp, compiled=not args.eager)
-    renderer = Renderer(vocabulary.plain(CHECKPOINT))
-    stream = iter(Stream(renderer, mix(args.vision, args.drill), step + 1, args.longest))
-    log = (args.work / "train.log").open("a")
-
-    def keep() -> None:
-        _save_state(
-            state_path,
-            {
-                "model": tiny.state_dict(),
-                "optimisers": [opt.state_dict() for opt in opts],
-                "spent": spent, "step": step, "tokens": tokens,
-            },
-        )  # fmt: skip
-
-    budget, last, saved = args.minutes * 60, time.monotonic(), spent
-    while spent < budget:
-        scale = _rate(spent, budget, step)
-        for opt, groups in zip(opts, rates, strict=True):
-            for group, rate in zip(opt.param_groups, groups, strict=True):
-                group["lr"] = rate * scale
-        batch = next(stream)
-        loss = loss_of(batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(tiny.parameters(), 2.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad()
-        step += 1
-        tokens += int((batch.documents != 9999).sum())
-        now = time.monotonic()
-        spent, last = spent + now - last, now
-        if step % LOG_EVERY == 0:
-            line = f"step {step} min {spent / 60:.1f} Mtok {tokens / 1e6:.2f} lr {scale:.2f}  "
-            line += loss_of.report()
-            print(line, flush=True)
-            print(line, file=log, flush=True)
-        if spent - saved > args.save_every * 60:
-            saved = spent
-            keep()
-    keep()
-    model.save(tiny, args.out)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    Trainer(args).run(stopped)
 
 
 if __name__ == "__main__":
