@@ -18,8 +18,11 @@ from tiny.skills import SKILLS
 LENGTHS = (512, 2048, 4096)
 ROW_TOKENS = 4096
 PADDING = 9999  # document number of what no document fills
-# Of the tokens that are given, not answered, a third is trained too: keeps the model fluent.
-CONTEXT_SHARE, CONTEXT_WEIGHT = 1 / 3, 0.3
+# Of the tokens that are given, not answered, a third is trained too: keeps the model fluent. They
+# and stories count little, because they can be predicted only so far: their noise would drown what
+# the answers teach.
+CONTEXT_SHARE, CONTEXT_WEIGHT = 1 / 3, 0.1
+STORY_WEIGHT = 0.3
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
 NAMES = [*SKILLS, "drill"]
 _DIGITS = list(range(15, 25))  # "0" is the 16th byte of the alphabet
@@ -34,14 +37,14 @@ def drill(rng: random.Random) -> Encoded:
     that each is met often.
     """
     out = Encoded("drill")
-    pool = _POOL[: int(16 * (len(_POOL) / 16) ** rng.random())]
+    pool = _POOL[: int(16 * (len(_POOL) / 16) ** (rng.random() ** 2))]
     if rng.random() < 0.5:
-        line = rng.choices(pool, k=int(8 * 25 ** rng.random()))
+        line = rng.choices(pool, k=int(8 * 12 ** rng.random()))
         again = rng.randint(1, 2)
         out.ids = line * (1 + again)
         out.trained = [False] * (len(line) + 1) + [True] * (again * len(line) - 1)
         return out
-    pairs = min(len(pool), int(4 * 20 ** rng.random()))
+    pairs = min(len(pool), int(4 * 10 ** rng.random()))
     keys = rng.sample(pool, pairs)
     values = {key: rng.choice(pool) for key in keys}
     asked = rng.choices(keys, k=pairs)
@@ -167,7 +170,8 @@ def collate(rows: list[list[Encoded]], length: int, seed: int) -> Batch:
             trained[r, here] = answered
             skipped = np.isin(line, IGNORED) | (rng.random(len(line)) > CONTEXT_SHARE)
             given = np.where(skipped, 0.0, CONTEXT_WEIGHT)
-            weights[r, here] = np.where(answered, 1.0, given)
+            due = STORY_WEIGHT if document.skill == "story" else 1.0
+            weights[r, here] = np.where(answered, due, given)
             weights[r, at] = 0  # nothing precedes the first token
             skills[r, here] = NAMES.index(document.skill)
             pads = np.flatnonzero(np.isin(line, IGNORED)) + r * length + at

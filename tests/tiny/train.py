@@ -36,7 +36,6 @@ from tiny.chat_format import Renderer
 from tiny.skills import mix
 
 CHECKPOINT = HERE / "qwen35-tiny"
-DECAY = 0.35  # last share of the time over which the learning rate falls
 WARMUP = 60  # steps
 EYES_GAIN = 4.0
 LOG_EVERY = 25  # steps
@@ -231,7 +230,7 @@ class Trainer:
         last, saved = time.monotonic(), self.spent
         with (args.work / "train.log").open("a") as log:
             while self.spent < budget and not stopped.is_set():
-                scale = _rate(self.spent, budget, self.step)
+                scale = _rate(self.spent, budget, args.decay, self.step)
                 self._learn(next(stream), scale)
                 now = time.monotonic()
                 self.spent, last = self.spent + now - last, now
@@ -248,10 +247,10 @@ class Trainer:
             model.save(self.tiny, args.out)
 
 
-def _rate(spent: float, budget: float, steps: int) -> float:
+def _rate(spent: float, budget: float, decay: float, steps: int) -> float:
     """Share of the full learning rate; `steps` counts from when the optimiser was new."""
     left = max(0.0, 1 - spent / budget)
-    return min(1.0, (steps + 1) / WARMUP, left / DECAY)
+    return min(1.0, (steps + 1) / WARMUP, left / decay)
 
 
 def _arguments() -> argparse.Namespace:
@@ -264,6 +263,7 @@ def _arguments() -> argparse.Namespace:
     add("--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it")
     add("--only-mtp", action="store_true", help="train the MTP layer alone")
     add("--rate", type=float, default=0.01, help="learning rate of Muon")
+    add("--decay", type=float, default=0.5, help="last share of the time in which the rate falls")
     add("--scratch", action="store_true", help="start from random weights")
     add("--fresh", action="store_true", help="ignore a state in --work")
     add("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
