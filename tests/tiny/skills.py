@@ -34,4 +34,4 @@ def mix(vision: float, drill: float = 0.0) -> dict[str, float]:
         shares["drill"] = (1 - vision) * drill
     if vision:
         shares |= {name: share * vision for name, share in VISION.items()}
-    return shares
+    return {name: share for name, share in shares.items() if share}
