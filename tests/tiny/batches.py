@@ -22,7 +22,7 @@ PADDING = 9999  # document number of what no document fills
 # and stories count little, because they can be predicted only so far: their noise would drown what
 # the answers teach.
 CONTEXT_SHARE, CONTEXT_WEIGHT = 1 / 3, 0.1
-STORY_WEIGHT = 0.3
+STORY_WEIGHT = 0.5
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
 NAMES = [*SKILLS, "drill"]
 _DIGITS = list(range(15, 25))  # "0" is the 16th byte of the alphabet

@@ -134,10 +134,11 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         sys.executable, str(Path(train.__file__)), "--eager", "--vision", "0.5",
         "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"),
     ]  # fmt: skip
-    states = []
-    for minutes in ("0.02", "0.2"):
-        subprocess.run([*command, "--minutes", minutes], check=True, capture_output=True)
+    states, minutes = [], 0.01
+    for _ in range(2):
+        subprocess.run([*command, "--minutes", str(minutes)], check=True, capture_output=True)
         states.append(torch.load(tmp_path / "work" / "state.pt", weights_only=True))
+        minutes = states[0]["spent"] / 60 + 0.01
     assert 0 < states[0]["step"] < states[1]["step"]
     assert states[0]["spent"] < states[1]["spent"]
     written = model.load(tmp_path / "out").state_dict()
