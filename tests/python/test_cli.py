@@ -56,6 +56,24 @@ def test_run_gives_one_json_object(tiny_path: str, expected: str) -> None:
     assert len(answer["logprobs"][0]["top"]) == 2
 
 
+def test_tiny_is_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "tiny", "Once there was a", "--temp", "0", "-n", "12"]
+    with qwen35cpp.Llama.tiny(n_ctx=64) as llama:
+        expected = llama.generate("Once there was a", temperature=0, max_tokens=12)
+    assert q35(*arguments).stdout.decode().rstrip("\n") == expected.rstrip("\n")
+    (tmp_path / "tiny").write_bytes(b"a file of that name comes first")
+    assert b"GGUF" in q35(*arguments).stderr
+
+
+def test_a_package_without_the_bundled_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwen35cpp import _bundled
+
+    monkeypatch.setattr(_bundled, "TINY_FILE", Path("nowhere.gguf"))
+    with pytest.raises(qwen35cpp.ModelNotFound, match=r"nowhere\.gguf is missing"):
+        qwen35cpp.Llama.tiny()
+
+
 def test_run_prints_figures_on_standard_error(tiny_path: str) -> None:
     done = q35("run", tiny_path, "Hello world", *SETTINGS, "--stats", "--threads", "1")
     assert done.returncode == 0
