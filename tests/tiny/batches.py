@@ -18,11 +18,9 @@ from tiny.skills import SKILLS
 LENGTHS = (512, 2048, 4096)
 ROW_TOKENS = 4096
 PADDING = 9999  # document number of what no document fills
-# Of the tokens that are given, not answered, a third is trained too: keeps the model fluent. They
-# and stories count little, because they can be predicted only so far: their noise would drown what
-# the answers teach.
-CONTEXT_SHARE, CONTEXT_WEIGHT = 1 / 3, 0.1
-STORY_WEIGHT = 0.5
+# Only answers and plain texts are trained. Plain texts count less, because they can be predicted only
+# so far: their noise would drown what the answers teach.
+PLAIN_WEIGHT = 0.5
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
 NAMES = [*SKILLS, "drill"]
 _DIGITS = list(range(15, 25))  # "0" is the 16th byte of the alphabet
@@ -141,14 +139,13 @@ class Stream:
             length = next(n for n in LENGTHS if len(document) <= n)
             if open_rows[length].place(document):
                 continue
-            yield collate(open_rows[length].rows, length, self._rng.randrange(1 << 30))
+            yield collate(open_rows[length].rows, length)
             open_rows[length] = _Open(length)
             open_rows[length].place(document)
 
 
-def collate(rows: list[list[Encoded]], length: int, seed: int) -> Batch:
+def collate(rows: list[list[Encoded]], length: int) -> Batch:
     """Packs documents into rows of `length` tokens."""
-    rng = np.random.default_rng(seed)
     count = ROW_TOKENS // length
     pad = vocabulary.SPECIAL_IDS["<|endoftext|>"]
     ids = np.full((count, length), pad)
@@ -168,10 +165,7 @@ def collate(rows: list[list[Encoded]], length: int, seed: int) -> Batch:
             positions[:, r, here] = document.positions()
             answered = np.array(document.trained)
             trained[r, here] = answered
-            skipped = np.isin(line, IGNORED) | (rng.random(len(line)) > CONTEXT_SHARE)
-            given = np.where(skipped, 0.0, CONTEXT_WEIGHT)
-            due = STORY_WEIGHT if document.skill == "story" else 1.0
-            weights[r, here] = np.where(answered, due, given)
+            weights[r, here] = answered * (PLAIN_WEIGHT if document.plain else 1.0)
             weights[r, at] = 0  # nothing precedes the first token
             skills[r, here] = NAMES.index(document.skill)
             pads = np.flatnonzero(np.isin(line, IGNORED)) + r * length + at

@@ -53,6 +53,7 @@ class Encoded:
     """Token ids of a document with loss weights and the patches of its images and frame pairs."""
 
     skill: str
+    plain: bool = False  # a text without turns
     ids: list[int] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
     grids: list[tuple[int, int]] = field(default_factory=list)  # patches (rows, columns), in order
@@ -91,7 +92,7 @@ class Renderer:
 
     def text(self, sample: Sample) -> Encoded:
         """A plain text, trained as a whole, closed by `<|endoftext|>`."""
-        out = Encoded(sample.skill)
+        out = Encoded(sample.skill, plain=True)
         self._say(out, sample.text, True)
         self._control(out, "<|endoftext|>", True)
         return out

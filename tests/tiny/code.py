@@ -148,9 +148,9 @@ def plain(rng: random.Random) -> Sample:
 def make(rng: random.Random, test: bool) -> Sample:
     """A copy or an edit; in training also plain text."""
     kind = rng.random()
-    if not test and kind < 0.2:
+    if not test and kind < 0.1:
         return plain(rng)
-    return copy(rng, test) if kind < 0.65 else edit(rng, test)
+    return copy(rng, test) if kind < 0.6 else edit(rng, test)
 
 
 def check(sample: Sample, reply: str) -> bool:

@@ -153,20 +153,28 @@ KINDS: list[Callable[[random.Random, bool], Record]] = [_order, _appointment, _p
 
 
 def make(rng: random.Random, test: bool) -> Sample:
-    """A text, a schema of two to five properties and the data in the order of the schema."""
-    record = rng.choice(KINDS)(rng, test)
-    names = rng.sample(list(record.data), rng.randint(2, 5))
-    properties = {name: record.data[name][0] for name in names}
-    value = {name: record.data[name][1] for name in names}
+    """Texts, a schema and the data in the order of the schema: in tests one text and two to five
+    properties; in training up to four texts, because only few tokens of each teach something.
+    """
+    kind = rng.choice(KINDS)
+    records = [kind(rng, test) for _ in range(1 if test else rng.choice([1, 2, 3, 4]))]
+    known = records[0].data
+    names = rng.sample(list(known), rng.randint(2, 5 if test else len(known)))
+    properties = {name: known[name][0] for name in names}
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if rng.random() < 0.5:
         schema["required"] = names
-    answer = assistant(json.dumps(value))
+    told = json.dumps(schema)
+    asks = [user(record.text) for record in records]
+    head = []
     if rng.random() < 0.2:
-        head = system(f"Extract the data as JSON. Schema: {json.dumps(schema)}")
-        return Sample("extract", [head, user(record.text), answer], expect=value)
-    prompt = rng.choice(ASKS).format(schema=json.dumps(schema), text=record.text)
-    return Sample("extract", [user(prompt), answer], expect=value)
+        head = [system(f"Extract the data as JSON. Schema: {told}")]
+    else:
+        asks[0] = user(rng.choice(ASKS).format(schema=told, text=records[0].text))
+    values = [{name: record.data[name][1] for name in names} for record in records]
+    answers = [assistant(json.dumps(value)) for value in values]
+    turns = [turn for pair in zip(asks, answers, strict=True) for turn in pair]
+    return Sample("extract", head + turns, expect=values[-1])
 
 
 def check(sample: Sample, reply: str) -> bool:

@@ -165,6 +165,19 @@ def look_back(m: Any) -> None:
     taps[width : 2 * width, 0, 2] = 1
 
 
+@torch.no_grad()
+def join_forms(table: Tensor, forms: list[list[int]], share: float = 0.8) -> None:
+    """Moves the embeddings of a word's forms towards each other and keeps their lengths.
+
+    Answers repeat words of the context in another form (` Lima` as `Lima`). With unrelated
+    embeddings, copying has to be learnt for every word by itself.
+    """
+    for ids in forms:
+        rows = table[ids]
+        moved = rows.lerp(rows.mean(0).expand_as(rows), share)
+        table[ids] = moved * (rows.norm(dim=1) / moved.norm(dim=1))[:, None]
+
+
 # ---- checkpoints ---------------------------------------------------------------------------------
 
 # Limits in pixels: of an image, and of all frames of a video; as published with the family.

@@ -179,12 +179,12 @@ def _layout(rng: random.Random, lines: list[str]) -> str:
 
 
 def make(rng: random.Random, test: bool, words: int | None = None) -> Sample:
-    """A passage of about `words` words and questions about it: one in tests, else two to eight."""
+    """A passage of about `words` words and questions about it: one in tests, else two to ten."""
     if words is None:
         low, high = math.log(40), math.log(700)
         words = rng.randint(60, 1300) if test else round(math.exp(rng.uniform(low, high)))
     lines = max(4, round(words / 7))
-    dense = rng.uniform(0.15, 0.7)
+    dense = rng.uniform(0.15, 0.7 if test else 1.0)
     kinds: list[Maker] = [_secret, _code] if rng.random() < 0.1 else KINDS
     unique = _facts(rng, test, kinds, max(2, round(lines * dense)))
     missing = [fact for fact in _facts(rng, test, kinds, 6)
@@ -193,7 +193,7 @@ def make(rng: random.Random, test: bool, words: int | None = None) -> Sample:
     rng.shuffle(text)
     passage = _layout(rng, text)
 
-    asked = unique[:1] if test else rng.sample(unique, min(len(unique), rng.randint(2, 8)))
+    asked = unique[:1] if test else rng.sample(unique, min(len(unique), rng.randint(2, 10)))
     thinking = rng.random() < 0.15
     messages: list[dict[str, Any]] = []
     for present in asked:

@@ -174,6 +174,9 @@ class Trainer:
         self.args = args
         self.path: Path = args.work / "state.pt"
         self.tiny = model.TinyModel() if args.scratch else model.load(CHECKPOINT)
+        if args.scratch:
+            forms = vocabulary.forms(vocabulary.plain(CHECKPOINT))
+            model.join_forms(self.tiny.text.embed_tokens.weight, forms)
         self.opts = optimisers(self.tiny, args.rate)
         self.rates = [[group["lr"] for group in opt.param_groups] for opt in self.opts]
         self.spent, self.step, self.tokens = 0.0, 0, 0

@@ -69,6 +69,14 @@ def plain(folder: Path) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(data))
 
 
+def forms(tokenizer: Tokenizer) -> list[list[int]]:
+    """Ids that stand for one word: with or without a space before it, small or capital."""
+    words: dict[str, list[int]] = {}
+    for token in range(256, NORMAL):
+        words.setdefault(tokenizer.decode([token]).strip().lower(), []).append(token)
+    return [ids for word, ids in words.items() if word and len(ids) > 1]
+
+
 def full(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint with its control tokens, for decoding."""
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
