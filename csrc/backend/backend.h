@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "model/weights.h"
+#include "model/matrix.h"
 
 namespace q35 {
 
@@ -82,6 +82,34 @@ struct DeltaNetArgs {
   float *out;                // [n, v_heads * head_dim]
 };
 
+// Pixels of one frame pair to the rows of the patch embedding. Rows come in blocks of merge x merge
+// patches, which the merger joins; a row holds a patch of the first frame and, when `second` is set,
+// then of the second, each as channel, y, x.
+struct PatchArgs {
+  const uint8_t *first, *second;  // [height, width, 3]; second may be null
+  uint32_t rows, cols;            // in patches, multiples of merge
+  uint32_t patch, merge;
+  const float *mean, *std;  // [3]
+  float *out;               // [rows * cols, frames * 3 * patch * patch]
+};
+
+// Attention of one frame pair: every patch sees every other. e = n_head * head_dim.
+struct PatchAttentionArgs {
+  uint32_t n, n_head, head_dim;
+  float *qkv;               // [n, 3 e]; overwritten
+  const float *bias;        // [3 e]
+  const float *cos, *sin;   // [n, head_dim / 2]
+  float *out;               // [n, e]
+};
+
+// Row and column of patch i of a picture of `cols` columns.
+inline void patch_place(uint32_t i, uint32_t cols, uint32_t merge, uint32_t *row, uint32_t *col) {
+  const uint32_t block = i / (merge * merge), inside = i % (merge * merge);
+  const uint32_t blocks = cols / merge;
+  *row = block / blocks * merge + inside / merge;
+  *col = block % blocks * merge + inside % merge;
+}
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -98,6 +126,17 @@ class Backend {
   virtual void silu_mul(float *gate, const float *up, uint32_t n, uint32_t dim) = 0;
   virtual void attention(const AttentionArgs &args) = 0;
   virtual void delta_net(const DeltaNetArgs &args) = 0;
+
+  // ---- vision tower
+  virtual void patches(const PatchArgs &args) = 0;
+  // x += delta + bias (bias may be null), then y = layer_norm(x). x, delta, y: [n, dim]
+  virtual void add_layer_norm(float *x, const float *delta, const float *bias, const float *w,
+                              const float *b, uint32_t n, uint32_t dim, float eps, float *y) = 0;
+  // x = gelu(x + bias), the exact function or its tanh approximation. x: [n, dim]
+  virtual void bias_gelu(float *x, const float *bias, uint32_t n, uint32_t dim, bool exact) = 0;
+  // x += bias. x: [n, dim]
+  virtual void add_bias(float *x, const float *bias, uint32_t n, uint32_t dim) = 0;
+  virtual void patch_attention(const PatchAttentionArgs &args) = 0;
 };
 
 }  // namespace q35

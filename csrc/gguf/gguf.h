@@ -89,6 +89,7 @@ class File {
   [[nodiscard]] Status get_strings(std::string_view key, bool required,
                                    Array<std::string_view> *out) const;
   [[nodiscard]] Status get_i32s(std::string_view key, bool required, Array<int32_t> *out) const;
+  [[nodiscard]] Status get_f32s(std::string_view key, bool required, Array<float> *out) const;
   [[nodiscard]] Status get_bools(std::string_view key, bool required, Array<uint8_t> *out) const;
 
   // Reads bytes [offset, offset + bytes) of the tensor's data; several threads may read at once.

@@ -173,6 +173,18 @@ Status File::get_i32s(std::string_view key, bool required, Array<int32_t> *out) 
   return read_integers(*value, INT32_MIN, INT32_MAX, out);
 }
 
+Status File::get_f32s(std::string_view key, bool required, Array<float> *out) const {
+  const Value *value = find(key);
+  if (value == nullptr) return required ? missing(key, "array of f32") : kOk;
+  if (value->type != ValueType::Array || value->element != ValueType::F32) {
+    return wrong_type(*value, "array of f32");
+  }
+  out->clear();
+  Q35_TRY(out->resize(value->count));
+  if (value->count != 0) std::memcpy(out->data(), value->data, value->count * sizeof(float));
+  return kOk;
+}
+
 Status File::get_bools(std::string_view key, bool required, Array<uint8_t> *out) const {
   const Value *value = find(key);
   if (value == nullptr) return required ? missing(key, "array of bool") : kOk;

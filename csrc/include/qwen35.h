@@ -206,6 +206,13 @@ QWEN35_API void qwen35_session_reset(qwen35_session *session);
 QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens,
                                              size_t n, const qwen35_outputs *outputs,
                                              qwen35_progress progress, void *user);
+/* Evaluates the rows that qwen35_vision_encode() gave for a picture, as the tokens that stand
+ * between <|vision_start|> and <|vision_end|>. rows: [grid_rows * grid_columns, n_embd], finite. A
+ * picture takes up max(grid_rows, grid_columns) rotary positions. No logits are kept: evaluate the
+ * token that follows. After any error nothing was evaluated. */
+QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,
+                                                     uint32_t grid_rows, uint32_t grid_columns,
+                                                     qwen35_progress progress, void *user);
 /* Makes the eval now running on `session` (any thread) return ERROR_CANCELLED soon, or the next one
  * when none runs. A batch of at most 8 tokens, and the logits of a batch, are finished first: when
  * that was the last of its eval, the request counts for the next one. */
@@ -215,6 +222,47 @@ QWEN35_API void qwen35_session_clear_cancel(qwen35_session *session);
 /* Bytes of address space reserved for the session and bytes committed so far; each may be NULL. */
 QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved,
                                       uint64_t *committed);
+
+/* ---- vision ------------------------------------------------------------------------------- */
+
+typedef struct qwen35_vision qwen35_vision;
+
+typedef struct qwen35_vision_info {
+  uint32_t n_layer;
+  uint32_t n_embd;
+  uint32_t n_ff;
+  uint32_t n_head;
+  uint32_t n_out;        /* width of a row: n_embd of the text model */
+  uint32_t patch_size;   /* pixels */
+  uint32_t merge_size;   /* patches along a side of what becomes one row */
+  int32_t matrix_type;   /* tensor type of most bytes of the layers' matrices */
+  uint64_t n_params;     /* elements of all tensors */
+  uint64_t weight_bytes; /* bytes of all tensors as stored */
+} qwen35_vision_info;
+
+/* Opens the vision tower in `path`: a separate projector file (mmproj), or a model's own file that
+ * has one inside. ERROR_UNSUPPORTED when it has none, ERROR_MODEL when it does not fit `model`,
+ * whose threads it uses and which must be closed later. Encoding belongs to one thread at a time. */
+QWEN35_API qwen35_status qwen35_vision_open(qwen35_model *model, const char *path,
+                                            qwen35_vision **out);
+QWEN35_API void qwen35_vision_close(qwen35_vision *vision);
+QWEN35_API qwen35_status qwen35_vision_get_info(const qwen35_vision *vision,
+                                                qwen35_vision_info *out);
+/* Encodes a picture, or two frames of a video that follow each other. first, second: [height,
+ * width, 3] RGB; second is NULL for pictures. Sides are multiples of patch_size * merge_size (32),
+ * with at most 65,536 patches. rows: [height / 32 * (width / 32), n_out], row by row. progress gets
+ * layers and may be NULL. After an error rows is undefined. */
+QWEN35_API qwen35_status qwen35_vision_encode(qwen35_vision *vision, const uint8_t *first,
+                                              const uint8_t *second, uint32_t height,
+                                              uint32_t width, float *rows,
+                                              qwen35_progress progress, void *user);
+/* Makes the encode now running (any thread), or the next one, return ERROR_CANCELLED soon. */
+QWEN35_API void qwen35_vision_cancel(qwen35_vision *vision);
+/* Drops a cancel request that came too late. */
+QWEN35_API void qwen35_vision_clear_cancel(qwen35_vision *vision);
+/* Bytes of scratch memory that encoding a picture of this size takes, besides the rows. */
+QWEN35_API uint64_t qwen35_vision_scratch(const qwen35_vision *vision, uint32_t height,
+                                          uint32_t width);
 
 /* ---- sampling ----------------------------------------------------------------------------- */
 

@@ -84,6 +84,13 @@ struct Kernels {
 
   // ---- rows of floats; every length is a multiple of 16 unless stated
   void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *y);
+  // y = (x - mean(x)) * rsqrt(variance(x) + eps) * w + b
+  void (*layer_norm)(const float *x, const float *w, const float *b, uint32_t n, float eps,
+                     float *y);
+  // x = gelu(x + bias): by the tanh approximation, and the exact one, which is so small a part that
+  // every tier has the scalar function.
+  void (*gelu_tanh)(float *x, const float *bias, uint32_t n);
+  void (*gelu_erf)(float *x, const float *bias, uint32_t n);
   // y = w * x * rsqrt(mean(x^2) + eps) * silu(z)
   void (*gated_norm)(const float *x, const float *z, const float *w, uint32_t n, float eps,
                      float *y);

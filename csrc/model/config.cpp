@@ -1,8 +1,9 @@
 #include "model/config.h"
 
 #include <cinttypes>
-#include <cmath>
 #include <cstdio>
+
+#include "model/keys.h"
 
 namespace q35 {
 
@@ -10,7 +11,6 @@ namespace {
 
 using gguf::File;
 using gguf::shown;
-using gguf::Value;
 
 // Bounds far above any model of the family; they keep all later size arithmetic inside 64 bits.
 constexpr uint32_t kMaxLayers = 512;
@@ -24,66 +24,6 @@ constexpr uint32_t kMaxGroup = 32;  // query heads of one kv head: they share a 
 constexpr uint32_t kMaxVocab = 1u << 22;
 constexpr uint32_t kMaxContext = 1u << 26;
 constexpr uint32_t kConvKernel = 4;
-
-uint64_t offset_of(const File &file, std::string_view key) {
-  const Value *value = file.find(key);
-  return value == nullptr ? 0 : value->offset;
-}
-
-Status refuse_number(const File &file, std::string_view key, Status code, const char *expected,
-                     uint32_t found) {
-  return fail(code, "key '%s' at offset %" PRIu64 ": expected %s, found %" PRIu32, shown(key).text,
-              offset_of(file, key), expected, found);
-}
-
-// A required number in [low, high] that is a multiple of `step`.
-Status read_number(const File &file, std::string_view key, uint32_t low, uint32_t high,
-                   uint32_t step, uint32_t *out) {
-  uint32_t value = 0;
-  Q35_TRY(file.get_u32(key, true, &value));
-  if (value < low || value > high || value % step != 0) {
-    char expected[64];
-    const int n = std::snprintf(expected, sizeof expected, "%" PRIu32 " to %" PRIu32, low, high);
-    if (step != 1) {
-      std::snprintf(expected + n, sizeof expected - n, ", a multiple of %" PRIu32, step);
-    }
-    return refuse_number(file, key, QWEN35_ERROR_MODEL, expected, value);
-  }
-  *out = value;
-  return kOk;
-}
-
-// A float in [low, high]; NaN is outside. Absent and not required: *out keeps its value.
-Status read_float(const File &file, std::string_view key, bool required, float low, float high,
-                  float *out) {
-  float value = *out;
-  Q35_TRY(file.get_f32(key, required, &value));
-  if (!(value >= low && value <= high)) {
-    return fail(QWEN35_ERROR_MODEL, "key '%s' at offset %" PRIu64 ": expected %g to %g, found %g",
-                shown(key).text, offset_of(file, key), static_cast<double>(low),
-                static_cast<double>(high), static_cast<double>(value));
-  }
-  *out = value;
-  return kOk;
-}
-
-// A parameter of a feature that the engine computes with one value only.
-Status require_float(const File &file, std::string_view key, float expected) {
-  float value = expected;
-  Q35_TRY(file.get_f32(key, false, &value));
-  if (value == expected) return kOk;
-  return fail(QWEN35_ERROR_UNSUPPORTED, "key '%s' at offset %" PRIu64 ": expected %g, found %g",
-              shown(key).text, offset_of(file, key), static_cast<double>(expected),
-              static_cast<double>(value));
-}
-
-Status require_string(const File &file, std::string_view key, std::string_view expected) {
-  std::string_view value = expected;
-  Q35_TRY(file.get_string(key, false, &value));
-  if (value == expected) return kOk;
-  return fail(QWEN35_ERROR_UNSUPPORTED, "key '%s' at offset %" PRIu64 ": expected '%s', found '%s'",
-              shown(key).text, offset_of(file, key), shown(expected).text, shown(value).text);
-}
 
 Status check_architecture(const File &file) {
   std::string_view found;
@@ -276,7 +216,7 @@ Status read_vocabulary(const File &file, Config *c) {
   const char *key = "tokenizer.ggml.tokens";
   Q35_TRY(require_string(file, "tokenizer.ggml.model", "gpt2"));
   Q35_TRY(require_string(file, "tokenizer.ggml.pre", "qwen35"));
-  const Value *tokens = file.find(key);
+  const gguf::Value *tokens = file.find(key);
   const gguf::TensorInfo *embedding = file.find_tensor("token_embd.weight");
   uint64_t n = 0;
   if (tokens != nullptr) {

@@ -18,8 +18,13 @@ double pair_with_turns(const Config &c, double turns) {
 Status Rope::init(const Config &c) {
   const uint32_t pairs = c.n_rot / 2;
   Q35_TRY(frequency_.resize(pairs));
+  Q35_TRY(axis_.resize(pairs));
   for (uint32_t j = 0; j < pairs; j++) {
     frequency_[j] = std::pow(static_cast<double>(c.rope_base), -2.0 * j / c.n_rot);
+    // Time, height and width take turns until the sections of height and width are used up.
+    const bool height = j % 3 == 1 && j < 3 * c.rope_sections[1];
+    const bool width = j % 3 == 2 && j < 3 * c.rope_sections[2];
+    axis_[j] = height ? kHeight : width ? kWidth : kTime;
   }
   if (c.rope_scaling == RopeScaling::None) return kOk;
   // Fast pairs (32 turns and more) keep their frequency, slow ones (one turn or less) are divided
@@ -40,6 +45,20 @@ void Rope::fill_text(uint32_t first, uint32_t n, float *cos, float *sin) const {
   for (uint64_t t = 0; t < n; t++) {
     for (size_t j = 0; j < pairs; j++) {
       const double angle = static_cast<double>(first + t) * frequency_[j];
+      cos[t * pairs + j] = static_cast<float>(amplitude_ * std::cos(angle));
+      sin[t * pairs + j] = static_cast<float>(amplitude_ * std::sin(angle));
+    }
+  }
+}
+
+void Rope::fill_picture(uint32_t start, uint32_t columns, uint32_t first, uint32_t n, float *cos,
+                        float *sin) const {
+  const size_t pairs = frequency_.size();
+  for (uint64_t t = 0; t < n; t++) {
+    const uint32_t cell = first + static_cast<uint32_t>(t);
+    const uint32_t offset[3] = {0, cell / columns, cell % columns};
+    for (size_t j = 0; j < pairs; j++) {
+      const double angle = (static_cast<double>(start) + offset[axis_[j]]) * frequency_[j];
       cos[t * pairs + j] = static_cast<float>(amplitude_ * std::cos(angle));
       sin[t * pairs + j] = static_cast<float>(amplitude_ * std::sin(angle));
     }

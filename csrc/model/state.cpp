@@ -13,7 +13,7 @@ constexpr uint64_t kHugePage = 2u << 20;
 Status SequenceState::init(const Config &c, uint32_t capacity, KvType kv_type) {
   capacity_ = capacity;
   kv_type_ = kv_type;
-  position_ = 0;
+  cut(0, 0);
   Q35_TRY(index_.resize(c.n_layer));
   uint32_t n_attention = 0, n_recurrent = 0;
   for (uint32_t i = 0; i < c.n_layer; i++) {
@@ -35,7 +35,7 @@ Status SequenceState::init(const Config &c, uint32_t capacity, KvType kv_type) {
 }
 
 void SequenceState::reset() {
-  position_ = 0;
+  cut(0, 0);
   std::memset(recurrent_.data(), 0, recurrent_.size());
 }
 

@@ -25,7 +25,18 @@ class SequenceState {
   uint32_t position() const { return position_; }
   uint32_t capacity() const { return capacity_; }
   KvType kv_type() const { return kv_type_; }
-  void advance(uint32_t n) { position_ += n; }
+  // Rotary position of the next text token: a picture takes up as many as its longer side.
+  uint32_t rotary() const { return rotary_; }
+  // n tokens were added, which take up `rotary` rotary positions.
+  void advance(uint32_t n, uint32_t rotary) {
+    position_ += n;
+    rotary_ += rotary;
+  }
+  // Forgets the tokens from `position` on; the recurrent state has to be put back apart.
+  void cut(uint32_t position, uint32_t rotary) {
+    position_ = position;
+    rotary_ = rotary;
+  }
 
   void *k_cache(uint32_t layer) { return cache_.data() + index_[layer] * 2 * cache_bytes_; }
   void *v_cache(uint32_t layer) { return cache_.data() + (index_[layer] * 2 + 1) * cache_bytes_; }
@@ -39,7 +50,7 @@ class SequenceState {
   float *recurrent_floats() const { return reinterpret_cast<float *>(recurrent_.data()); }
   uint64_t recurrent_count() const { return recurrent_.size() / sizeof(float); }
 
-  uint32_t position_ = 0, capacity_ = 0;
+  uint32_t position_ = 0, rotary_ = 0, capacity_ = 0;
   KvType kv_type_ = KvType::F16;
   Array<uint32_t> index_;     // [n_layer] among the layers of the same kind
   uint64_t cache_bytes_ = 0;  // of the keys, or of the values, of one layer

@@ -7,9 +7,6 @@ namespace q35 {
 
 namespace {
 
-using gguf::shown;
-using gguf::TensorInfo;
-
 // Adds the slots of a model; names and shapes appear here and nowhere else.
 class Table {
  public:
@@ -79,6 +76,9 @@ class Table {
     std::snprintf(slot.name, sizeof slot.name, "%s%s", prefix, name);
     slot.rows = rows;
     slot.cols = cols;
+    for (uint64_t &n : slot.ne) n = 1;
+    slot.ne[0] = cols;
+    slot.ne[1] = rows;
     slot.matrix = matrix;
     slot.vector = vector;
     return slots_->push_back(slot);
@@ -126,49 +126,6 @@ bool ignored(std::string_view name) {
          ends_with(name, ".nextn.shared_head_head.weight");
 }
 
-Status check_slot(const TensorSlot &slot) {
-  const TensorInfo &info = *slot.info;
-  if (info.ne[0] != slot.cols || info.ne[1] != slot.rows || info.ne[2] != 1 || info.ne[3] != 1) {
-    return fail(QWEN35_ERROR_MODEL,
-                "tensor '%s' at offset %" PRIu64 ": expected shape [%" PRIu64 ", %" PRIu64
-                "], found [%" PRIu64 ", %" PRIu64 ", %" PRIu64 ", %" PRIu64 "]",
-                slot.name, info.offset, slot.cols, slot.rows, info.ne[0], info.ne[1], info.ne[2],
-                info.ne[3]);
-  }
-  const bool is_float =
-      info.type == DType::F32 || info.type == DType::F16 || info.type == DType::BF16;
-  if (slot.vector != nullptr && !is_float) {
-    return fail(QWEN35_ERROR_UNSUPPORTED,
-                "tensor '%s' at offset %" PRIu64 ": expected type F32, F16 or BF16, found %s",
-                slot.name, info.offset, type_traits(info.type).name);
-  }
-  return kOk;
-}
-
-// Finds every slot's tensor, then refuses the tensors that no slot has claimed.
-Status match(const gguf::File &file, Array<TensorSlot> *slots) {
-  Array<uint8_t> claimed;
-  Q35_TRY(claimed.resize(file.tensors().size()));
-  for (TensorSlot &slot : *slots) {
-    slot.info = file.find_tensor(slot.name);
-    if (slot.info == nullptr) {
-      return fail(QWEN35_ERROR_MODEL,
-                  "tensor '%s' is missing: expected shape [%" PRIu64 ", %" PRIu64 "]", slot.name,
-                  slot.cols, slot.rows);
-    }
-    Q35_TRY(check_slot(slot));
-    claimed[slot.info - file.tensors().data()] = 1;
-  }
-  for (size_t i = 0; i < claimed.size(); i++) {
-    const TensorInfo &tensor = file.tensors()[i];
-    if (claimed[i] || ignored(tensor.name)) continue;
-    return fail(QWEN35_ERROR_UNSUPPORTED,
-                "tensor '%s' at offset %" PRIu64 " is not part of a qwen35 model of %zu tensors",
-                shown(tensor.name).text, tensor.offset, slots->size());
-  }
-  return kOk;
-}
-
 }  // namespace
 
 Status match_tensors(const gguf::File &file, const Config &config, Weights *weights,
@@ -177,7 +134,7 @@ Status match_tensors(const gguf::File &file, const Config &config, Weights *weig
   Q35_TRY(weights->layers.resize(config.n_layer));
   Q35_TRY(weights->mtp.resize(config.n_mtp_layer));
   Q35_TRY(Table(config, weights, out).add_model());
-  return match(file, out);
+  return match_slots(file, "a qwen35 model", ignored, out);
 }
 
 }  // namespace q35

@@ -55,10 +55,17 @@ uint64_t TextForward::scratch_bytes() const {
 }
 
 Status TextForward::run(const TextModel &model, Backend *backend, SequenceState *state,
-                        const int32_t *tokens, uint32_t n, const std::atomic<uint32_t> *cancel) {
+                        const TokenBatch &batch, const std::atomic<uint32_t> *cancel) {
   const Config &c = model.config;
-  backend->embed(model.weights.token_embd, tokens, n, x_.data());
-  model.rope.fill_text(state->position(), n, cos_.data(), sin_.data());
+  const uint32_t n = batch.n;
+  if (batch.tokens != nullptr) {
+    backend->embed(model.weights.token_embd, batch.tokens, n, x_.data());
+    model.rope.fill_text(state->rotary(), n, cos_.data(), sin_.data());
+  } else {
+    std::memcpy(x_.data(), batch.rows, sizeof(float) * n * c.n_embd);
+    model.rope.fill_picture(state->rotary(), batch.columns, batch.first_cell, n, cos_.data(),
+                            sin_.data());
+  }
   const float *added = nullptr;
   for (uint32_t i = 0; i < c.n_layer; i++) {
     const LayerWeights &w = model.weights.layers[i];

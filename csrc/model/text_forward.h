@@ -12,17 +12,27 @@
 
 namespace q35 {
 
+// Consecutive tokens of one sequence: text, or a part of a picture.
+struct TokenBatch {
+  uint32_t n;
+  const int32_t *tokens;  // [n] ids; null for pictures
+  const float *rows;      // [n, n_embd] what the vision tower gave for the cells of a picture
+  uint32_t columns;       // of the picture
+  uint32_t first_cell;    // cell of the picture that the batch begins with
+};
+
 class TextForward {
  public:
   // Scratch for batches of up to max_tokens.
   [[nodiscard]] Status reserve(const Config &config, uint32_t max_tokens);
   uint64_t scratch_bytes() const;
 
-  // Evaluates tokens [n], n <= max_tokens, and appends them to `state`, whose position the caller
-  // advances. Stops between layers when *cancel is nonzero, leaving the recurrent state undefined:
-  // ERROR_CANCELLED. cancel may be null.
+  // Evaluates a batch of at most max_tokens and appends it to `state`, whose position the caller
+  // advances. The rotary position of a picture is that of its first cell, in all its batches. Stops
+  // between layers when *cancel is nonzero, leaving the recurrent state undefined: ERROR_CANCELLED.
+  // cancel may be null.
   [[nodiscard]] Status run(const TextModel &model, Backend *backend, SequenceState *state,
-                           const int32_t *tokens, uint32_t n, const std::atomic<uint32_t> *cancel);
+                           const TokenBatch &batch, const std::atomic<uint32_t> *cancel);
 
   // After run(): final-norm rows of the tokens listed in rows [n_rows]. hidden: [n_rows, n_embd].
   void hidden_rows(const TextModel &model, Backend *backend, const uint32_t *rows, uint32_t n_rows,

@@ -3,28 +3,16 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "base/array.h"
-#include "base/memory.h"
 #include "base/status.h"
 #include "gguf/gguf.h"
 #include "model/config.h"
-#include "quant/quant.h"
+#include "model/matrix.h"
 
 namespace q35 {
 
 class ThreadPool;
-
-// A weight matrix as stored in the file: `rows` outputs, each a contiguous run of blocks over
-// `cols`.
-struct Matrix {
-  const uint8_t *data = nullptr;
-  DType type = DType::F32;
-  uint32_t rows = 0;
-  uint32_t cols = 0;
-  uint64_t row_bytes = 0;
-};
 
 struct AttentionWeights {
   Matrix q;             // (n_head * 2 * head_dim, n_embd): query and gate interleaved per head
@@ -68,12 +56,7 @@ struct Weights {
   const float *output_norm;  // (n_embd)
   Array<LayerWeights> layers;
   Array<MtpWeights> mtp;  // n_mtp_layer entries
-  uint64_t n_params = 0;
-  uint64_t bytes = 0;
-
-  // Storage behind the pointers: private memory, or maps of the shards, and converted vectors.
-  Region storage;
-  std::unique_ptr<Region[]> maps;  // one per shard; null without use_mmap
+  TensorStore store;
 };
 
 // Compares the file's tensors with the computed table and loads them. use_mmap keeps the file

@@ -172,8 +172,8 @@ void qwen35_model::info(qwen35_model_info *out) const {
   if (!has_weights) return;
   const MatrixTotals step = step_totals(text);
   out->tied_embeddings = text.weights.tied ? 1 : 0;
-  out->n_params = text.weights.n_params;
-  out->weight_bytes = text.weights.bytes;
+  out->n_params = text.weights.store.n_params;
+  out->weight_bytes = text.weights.store.bytes;
   out->step_bytes = step.bytes;
   out->step_macs = step.macs;
 }

@@ -58,6 +58,13 @@ void qwen35_session::reset() {
   has_logits = false;
 }
 
+Status qwen35_session::check_room(size_t n) const {
+  if (n <= state.capacity() - state.position()) return kOk;
+  return fail(QWEN35_ERROR_CONTEXT,
+              "%zu tokens after %u exceed the context of %u: open the session with a larger n_ctx",
+              n, state.position(), state.capacity());
+}
+
 Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_outputs &wanted,
                             qwen35_progress progress, void *user) {
   const uint32_t n_vocab = model->config.n_vocab;
@@ -67,12 +74,7 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
                   n_vocab - 1, tokens[i]);
     }
   }
-  if (n > state.capacity() - state.position()) {
-    return fail(
-        QWEN35_ERROR_CONTEXT,
-        "%zu tokens after %u exceed the context of %u: open the session with a larger n_ctx", n,
-        state.position(), state.capacity());
-  }
+  Q35_TRY(check_room(n));
   qwen35_outputs outputs = wanted;  // its pointers move on as rows are given
   for (size_t done = 0; done < n;) {
     const uint32_t count = n - done < n_batch ? static_cast<uint32_t>(n - done) : n_batch;
@@ -87,26 +89,64 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
   return kOk;
 }
 
+// Evaluates a batch, or leaves the state as it was. The pool is the caller's.
+Status qwen35_session::run_batch(const q35::TokenBatch &batch) {
+  if (cancel.exchange(0) != 0) return fail(QWEN35_ERROR_CANCELLED, "cancelled");
+  has_logits = false;
+  if (batch.n <= kUninterrupted) {
+    return forward.run(model->text, &backend, &state, batch, nullptr);
+  }
+  Q35_TRY(state.save_recurrent(&saved_));
+  CancelScope scope(&model->pool, &cancel);
+  Status status = forward.run(model->text, &backend, &state, batch, &cancel);
+  // The flag may have been raised inside the last layer, with items skipped after its check.
+  if (cancel.exchange(0) != 0) status = fail(QWEN35_ERROR_CANCELLED, "cancelled");
+  if (status != kOk) state.restore_recurrent(saved_);
+  return status;
+}
+
+Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint32_t grid_columns,
+                                    qwen35_progress progress, void *user) {
+  const uint64_t n = static_cast<uint64_t>(grid_rows) * grid_columns;
+  Q35_TRY(check_room(n));
+  const uint32_t position = state.position(), rotary = state.rotary();
+  Q35_TRY(state.save_recurrent(&before_));
+  const Status status =
+      eval_cells(rows, static_cast<uint32_t>(n), grid_columns, progress, user);
+  if (status != kOk) {  // half a picture is no place to go on from
+    state.cut(position, rotary);
+    state.restore_recurrent(before_);
+    return status;
+  }
+  state.advance(0, grid_rows > grid_columns ? grid_rows : grid_columns);
+  return kOk;
+}
+
+// All batches share the rotary position of the first cell; the picture's advance follows at its end.
+Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
+                                  qwen35_progress progress, void *user) {
+  for (uint32_t done = 0; done < n;) {
+    const uint32_t count = n - done < n_batch ? n - done : n_batch;
+    {
+      std::lock_guard<std::mutex> lock(model->pool_mutex);
+      const float *cells = rows + static_cast<uint64_t>(done) * model->config.n_embd;
+      Q35_TRY(run_batch({count, nullptr, cells, grid_columns, done}));
+      state.advance(count, 0);
+    }
+    done += count;
+    if (progress != nullptr && progress(user, done, n) != 0) {
+      return fail(QWEN35_ERROR_CANCELLED, "cancelled after %u of %u tokens", done, n);
+    }
+  }
+  return kOk;
+}
+
 Status qwen35_session::eval_batch(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                                   qwen35_outputs *outputs) {
   // Held for a batch only: sessions take turns, and progress functions may evaluate others.
   std::lock_guard<std::mutex> lock(model->pool_mutex);
-  if (cancel.exchange(0) != 0) return fail(QWEN35_ERROR_CANCELLED, "cancelled");
-  has_logits = false;
-  if (n <= kUninterrupted) {
-    Q35_TRY(forward.run(model->text, &backend, &state, tokens, n, nullptr));
-  } else {
-    Q35_TRY(state.save_recurrent(&saved_));
-    CancelScope scope(&model->pool, &cancel);
-    Status status = forward.run(model->text, &backend, &state, tokens, n, &cancel);
-    // The flag may have been raised inside the last layer, with items skipped after its check.
-    if (cancel.exchange(0) != 0) status = fail(QWEN35_ERROR_CANCELLED, "cancelled");
-    if (status != kOk) {
-      state.restore_recurrent(saved_);
-      return status;
-    }
-  }
-  state.advance(n);
+  Q35_TRY(run_batch({n, tokens, nullptr, 0, 0}));
+  state.advance(n, n);
   rows_.clear();
   for (uint32_t i = 0; i < n; i++) {
     const bool wanted = want == nullptr ? last && i + 1 == n : want[i] != 0;

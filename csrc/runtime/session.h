@@ -17,6 +17,10 @@ struct qwen35_session {
   [[nodiscard]] q35::Status init(const qwen35_session_params &params);
   [[nodiscard]] q35::Status eval(const int32_t *tokens, size_t n, const qwen35_outputs &outputs,
                                  qwen35_progress progress, void *user);
+  // A picture of grid_rows x grid_columns rows that the vision tower gave.
+  [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
+                                         uint32_t grid_columns, qwen35_progress progress,
+                                         void *user);
   void reset();
 
   qwen35_model *model;
@@ -29,11 +33,16 @@ struct qwen35_session {
   bool has_logits = false;
 
  private:
+  q35::Status check_room(size_t n) const;
+  q35::Status run_batch(const q35::TokenBatch &batch);
   q35::Status eval_batch(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                          qwen35_outputs *outputs);
+  q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
+                         qwen35_progress progress, void *user);
   q35::Status give_rows(const uint32_t *rows, uint32_t n_rows, bool last, qwen35_outputs *outputs);
 
   q35::Array<float> saved_;    // recurrent state before the batch that may be cancelled
+  q35::Array<float> before_;   // the same before a picture
   q35::Array<uint32_t> rows_;  // wanted rows of a batch
   q35::Array<float> hidden_;   // [n_batch, n_embd]
 };

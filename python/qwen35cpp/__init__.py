@@ -13,6 +13,7 @@ from .errors import (
     CpuNotSupported,
     FileError,
     ForkedProcess,
+    ImageInvalid,
     InternalError,
     InvalidArgument,
     MissingExtra,
@@ -23,6 +24,7 @@ from .errors import (
     Qwen35Error,
     SessionBusy,
     SessionClosed,
+    VisionMissing,
 )
 from .llama import Llama
 from .sampling import Sampling, recommended
@@ -35,6 +37,7 @@ from .types import (
     Timings,
     TokenLogprob,
     Usage,
+    VisionInfo,
 )
 
 __version__ = version()
@@ -48,6 +51,7 @@ __all__ = [
     "EmbeddingResponse",
     "FileError",
     "ForkedProcess",
+    "ImageInvalid",
     "InternalError",
     "InvalidArgument",
     "Llama",
@@ -66,6 +70,8 @@ __all__ = [
     "Timings",
     "TokenLogprob",
     "Usage",
+    "VisionInfo",
+    "VisionMissing",
     "recommended",
     "system_info",
     "version",

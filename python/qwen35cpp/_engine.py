@@ -12,16 +12,28 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._handles import Detokenizer, Model, Outputs, Sampler, Session
 from ._turn import Turn
-from .errors import Cancelled, ForkedProcess, SessionClosed
+from .errors import Cancelled, ForkedProcess, ModelUnsupported, SessionClosed, VisionMissing
 from .types import TokenLogprob
 
+if TYPE_CHECKING:
+    from .vision import Picture, Span, Tower
+
 Progress = _interrupt.Report
+
+
+def _part(progress: Progress | None, base: int, total: int) -> Progress | None:
+    """Progress of a part of a prompt as progress of the whole."""
+    if progress is None:
+        return None
+    return lambda done, _total: progress(base + done, total)
 
 
 class _Alive:
@@ -29,6 +41,7 @@ class _Alive:
 
     def __init__(self, model: Model, session: Session | None) -> None:
         self._model, self._session = model, session
+        self.tower: Tower | None = None
         self._lock = threading.RLock()  # reentrant: garbage collection may close in its middle
         self._pid = os.getpid()
         self._users = 0
@@ -72,14 +85,25 @@ class _Alive:
         if self.closed and not self._users:
             if self._session is not None:
                 self._session.close()
+            if self.tower is not None:
+                self.tower.close()
             self._model.close()
 
 
 class Engine:
     """Everything that happens to one model and its session."""
 
-    def __init__(self, model: Model, session: Session | None, *, prefix_cache: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        session: Session | None,
+        *,
+        prefix_cache: bool,
+        find_tower: Callable[[], Path] | None = None,
+    ) -> None:
         self.model = model
+        self._find_tower = find_tower
+        self._tower_lock = threading.Lock()
         self.info = model.info
         self.n_ctx = session.n_ctx if session is not None else 0
         self.alive = _Alive(model, session)
@@ -132,6 +156,20 @@ class Engine:
         with self.alive:
             self.session.cancel()
 
+    def tower(self) -> Tower:
+        """The vision tower, opened when first asked for."""
+        from .vision import Tower
+
+        with self.alive, self._tower_lock:
+            if self.alive.tower is None:
+                if self._find_tower is None:
+                    raise VisionMissing("this Llama was opened without a vision tower")
+                try:
+                    self.alive.tower = Tower(self.model, self._find_tower())
+                except ModelUnsupported as error:
+                    raise VisionMissing(str(error)) from error
+            return self.alive.tower
+
     # ---- the session: only while holding the turn ---------------------------------------------
 
     @property
@@ -147,10 +185,15 @@ class Engine:
             self._history.clear()
             self._logits_kept = False
 
-    def begin(self, tokens: Sequence[int], progress: Progress | None = None) -> int:
+    def begin(
+        self,
+        tokens: Sequence[int],
+        progress: Progress | None = None,
+        spans: Sequence[Span] = (),
+    ) -> int:
         """Makes the session stand after exactly `tokens`; returns how many were there already.
 
-        The recurrent state cannot be cut back, so what was evaluated before is of use only when the
+        `spans` are the pictures in the tokens, in order, see vision/prompt.py. The recurrent state cannot be cut back, so what was evaluated before is of use only when the
         whole of it is a prefix of `tokens`.
         """
         with self.alive:
@@ -158,9 +201,33 @@ class Engine:
             known = self._known_prefix(tokens)
             if not known:
                 self.reset()
-            if known < len(tokens):
-                self.eval(tokens[known:], progress=progress)
+            done = known
+            for span in spans:
+                if span.end <= known:
+                    continue
+                report = _part(progress, done - known, len(tokens) - known)
+                if done < span.start:
+                    self.eval(tokens[done : span.start], progress=report)
+                report = _part(progress, span.start - known, len(tokens) - known)
+                self._eval_picture(span.picture, tokens[span.start : span.end], report)
+                done = span.end
+            if done < len(tokens):
+                report = _part(progress, done - known, len(tokens) - known)
+                self.eval(tokens[done:], progress=report)
             return known
+
+    def _eval_picture(
+        self, picture: Picture, ids: Sequence[int], progress: Progress | None
+    ) -> None:
+        rows = self.tower().rows(picture)
+        session = self.session
+
+        def evaluate(report: Progress | None) -> None:
+            with self.alive, self._session_lock:
+                session.eval_picture(rows, picture.grid, report)
+
+        self._advance(ids, evaluate, progress)
+        self._logits_kept = False
 
     def _known_prefix(self, tokens: Sequence[int]) -> int:
         known = self.position
@@ -187,13 +254,24 @@ class Engine:
             with self.alive, self._session_lock:
                 session.eval(tokens, outputs, report)
 
+        self._advance(tokens, evaluate, progress)
+        self._logits_kept = outputs is None
+
+    def _advance(
+        self,
+        tokens: Sequence[int],
+        evaluate: Callable[[Progress | None], None],
+        progress: Progress | None,
+    ) -> None:
+        """Runs an evaluation that adds `tokens`, and puts things right when it fails."""
+        session = self.session
         with self.alive:
             del self._history[self.position :]
             self._history.extend(tokens)
             self._logits_kept = False
             try:
                 if len(tokens) == 1:
-                    evaluate()
+                    evaluate(None)
                 else:
                     _interrupt.run(evaluate, session.cancel, progress)
             except BaseException as error:
@@ -201,7 +279,6 @@ class Engine:
                 if isinstance(error, Cancelled) and self.alive.closed:
                     raise SessionClosed("this Llama was closed during the call") from None
                 raise
-            self._logits_kept = outputs is None
 
     def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         """Draws a token from the logits of the last token evaluated."""

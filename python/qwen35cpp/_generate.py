@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ._engine import Engine, Progress
 from ._handles import Detokenizer, Sampler
 from .errors import Cancelled
 from .sampling import Sampling
 from .types import Chunk, Text, Timings, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from .vision import Span
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Request:
     logit_bias: Mapping[int, float]
     special: bool
     progress: Progress | None
+    spans: Sequence[Span] = ()  # the pictures in `tokens`
 
 
 @dataclass
@@ -57,7 +62,7 @@ def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
         with engine.alive:  # first, so that settings out of range fail before a long prompt
             sampler, text = _tools(engine, request)
         started = time.perf_counter()
-        cached = engine.begin(request.tokens, request.progress)
+        cached = engine.begin(request.tokens, request.progress, request.spans)
         prefilled = time.perf_counter()
         answer = _Answer()
         with_logprobs = request.n_logprobs is not None
@@ -93,7 +98,7 @@ def _tools(engine: Engine, request: Request) -> tuple[Sampler, Detokenizer]:
         logit_bias=request.logit_bias,
     )
     if request.sampling.repetition_penalty != 1.0:
-        sampler.accept_prompt(request.tokens)
+        sampler.accept_prompt([token for token in request.tokens if token >= 0])
     return sampler, Detokenizer(engine.model, request.stop, request.special)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._native import check, ffi, lib, text, type_name
 from .errors import InvalidArgument
 from .sampling import Sampling
-from .types import ModelInfo, TokenLogprob
+from .types import ModelInfo, TokenLogprob, VisionInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,18 @@ def _token_array(tokens: Iterable[int]) -> Any:
         return ffi.new("int32_t[]", tokens if isinstance(tokens, list) else list(tokens))
     except (OverflowError, TypeError) as error:
         raise InvalidArgument(f"tokens must be integers of the vocabulary: {error}") from error
+
+
+def _progress(report: Callable[[int, int], None] | None) -> Any:
+    """A C callback for a progress function; it lives as long as its arguments are referred to."""
+    if report is None:
+        return ffi.NULL
+
+    def note(_user: Any, done: int, total: int) -> int:
+        report(done, total)
+        return 0
+
+    return ffi.callback("qwen35_progress", note)
 
 
 class Model:
@@ -146,22 +158,76 @@ class Session:
     ) -> None:
         """Evaluates tokens at the current position; `report` gets (done, total) between chunks."""
         array = _token_array(tokens)
-        callback = ffi.NULL
-        if report is not None:
-
-            def note(_user: Any, done: int, total: int) -> int:
-                report(done, total)
-                return 0
-
-            callback = ffi.callback("qwen35_progress", note)
         struct = ffi.NULL if outputs is None else outputs.struct
-        call = (self.pointer, array, len(array), struct, callback, ffi.NULL)
+        call = (self.pointer, array, len(array), struct, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval(*call))
+
+    def eval_picture(
+        self,
+        rows: Floats,
+        grid: tuple[int, int],
+        report: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Evaluates the rows of a picture, float32 [grid[0] * grid[1], hidden size]."""
+        values = ffi.from_buffer("float[]", rows)
+        call = (self.pointer, values, *grid, _progress(report), ffi.NULL)
+        check(lib.qwen35_session_eval_picture(*call))
 
     def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         """Draws a token from the logits that the last eval kept."""
         check(lib.qwen35_session_sample(self.pointer, sampler.pointer, sampler.drawn))
         return sampler.result()
+
+
+class Vision:
+    """A vision tower. One thread at a time encodes; its model must stay open."""
+
+    def __init__(self, model: Model, path: bytes) -> None:
+        out = ffi.new("qwen35_vision **")
+        check(lib.qwen35_vision_open(model.pointer, path, out))
+        self.pointer = out[0]
+        raw = ffi.new("qwen35_vision_info *")
+        check(lib.qwen35_vision_get_info(self.pointer, raw))
+        values = {name: getattr(raw, name) for name in VisionInfo.__dataclass_fields__}
+        values["matrix_type"] = type_name(raw.matrix_type)
+        self.info = VisionInfo(**values)
+
+    def close(self) -> None:
+        """Frees the tower."""
+        lib.qwen35_vision_close(self.pointer)
+
+    def cancel(self) -> None:
+        """Stops the running encode, or the next one; from any thread."""
+        lib.qwen35_vision_cancel(self.pointer)
+
+    def clear_cancel(self) -> None:
+        """Drops a cancel request that came too late."""
+        lib.qwen35_vision_clear_cancel(self.pointer)
+
+    def encode(
+        self,
+        first: NDArray[np.uint8],
+        second: NDArray[np.uint8] | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Floats:
+        """Rows of a picture or frame pair [height, width, 3], float32 [tokens, hidden size]."""
+        import numpy as np
+
+        height, width = first.shape[:2]
+        cell = self.info.patch_size * self.info.merge_size
+        rows = np.empty((height // cell * (width // cell), self.info.n_out), np.float32)
+        pair = [
+            ffi.NULL if frame is None else ffi.from_buffer("uint8_t[]", np.ascontiguousarray(frame))
+            for frame in (first, second)
+        ]
+        out = ffi.from_buffer("float[]", rows)
+        call = (self.pointer, *pair, height, width, out, _progress(report), ffi.NULL)
+        check(lib.qwen35_vision_encode(*call))
+        return rows
+
+    def scratch(self, height: int, width: int) -> int:
+        """Bytes of scratch memory that encoding a picture of this size takes."""
+        return int(lib.qwen35_vision_scratch(self.pointer, height, width))
 
 
 class Outputs:

@@ -73,6 +73,19 @@ class ContextTooLong(Qwen35Error, ValueError):
     hint = "open the model with a larger n_ctx or shorten the prompt"
 
 
+class ImageInvalid(Qwen35Error, ValueError):
+    """A picture or video cannot be read, or exceeds a limit."""
+
+    code = "image_invalid"
+
+
+class VisionMissing(Qwen35Error):
+    """The model has no vision tower: pictures cannot be shown to it."""
+
+    code = "vision_missing"
+    hint = "pass the projector file that belongs to the model: Llama(path, mmproj=...)"
+
+
 class Cancelled(Qwen35Error):
     """The request was stopped by `Llama.cancel()`."""
 

@@ -68,6 +68,7 @@ class LoadOptions(TypedDict, total=False):
     use_mmap: bool | None
     vocab_only: bool
     prefix_cache: bool
+    mmproj: str | os.PathLike[str] | None
     verbose: bool
 
 
@@ -97,6 +98,8 @@ class Llama:
         use_mmap: map the weights instead of reading them; None lets the engine choose.
         vocab_only: read only the tokenizer and the shape of the model.
         prefix_cache: go on from the tokens evaluated before, see above.
+        mmproj: the vision tower's file. None looks for `mmproj-NAME.gguf` (or the only mmproj file)
+            beside the model, then inside the model's own file, when the first picture comes.
         verbose: accepted for compatibility; the engine never prints.
         ignored: arguments of llama-cpp-python without a meaning here; each warns once.
     """
@@ -113,6 +116,7 @@ class Llama:
         use_mmap: bool | None = None,
         vocab_only: bool = False,
         prefix_cache: bool = True,
+        mmproj: str | os.PathLike[str] | None = None,
         verbose: bool = False,  # noqa: ARG002
         **ignored: object,
     ) -> None:
@@ -133,7 +137,9 @@ class Llama:
         except BaseException:
             model.close()
             raise
-        self._engine = Engine(model, session, prefix_cache=prefix_cache)
+        self._engine = Engine(
+            model, session, prefix_cache=prefix_cache, find_tower=_tower_finder(model_path, mmproj)
+        )
         self._end_tokens = self._find_end_tokens()
 
     @classmethod
@@ -482,3 +488,19 @@ def _existing(path: str | os.PathLike[str]) -> bytes:
         hint = f"in that folder: {', '.join(f.name for f in nearby)}" if nearby else None
         raise ModelNotFound(f"there is no file {str(file)!r}", hint=hint)
     return os.fsencode(file)
+
+
+def _tower_finder(
+    model_path: str | os.PathLike[str], mmproj: str | os.PathLike[str] | None
+) -> Callable[[], Path]:
+    """Finds the vision file when it is needed; a named one must be there now."""
+    named = None if mmproj is None else Path(os.fsdecode(mmproj))
+    if named is not None and not named.is_file():
+        raise ModelNotFound(f"no vision file at {named}")
+
+    def find() -> Path:
+        from .vision import find_tower
+
+        return find_tower(Path(os.fsdecode(model_path)), named)
+
+    return find

@@ -7,6 +7,22 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class VisionInfo:
+    """Shape of a vision tower, see qwen35_vision_info in qwen35.h."""
+
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_out: int
+    patch_size: int
+    merge_size: int
+    matrix_type: str
+    n_params: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """Shape and size of an opened model; the names follow the Qwen 3.5 configuration."""
 

@@ -23,7 +23,7 @@ BELOW = {
     "api": {"base", "quant", "gguf", "tokenizer", "kernels", "backend", "model", "runtime"},
 }
 # What the weights are, as plain data: the backend reads them, whoever loaded them.
-DATA_HEADERS = {"backend": {"model/config.h", "model/weights.h"}}
+DATA_HEADERS = {"backend": {"model/config.h", "model/matrix.h", "model/vision_config.h"}}
 TIERS = {"avx2", "avx512", "neon", "neon_dotprod", "neon_i8mm"}
 # Headers without inline functions: code of a tier must never be merged with baseline code.
 TIER_HEADERS = {

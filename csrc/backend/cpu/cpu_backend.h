@@ -1,6 +1,6 @@
 // The CPU backend: kernels of one tier on a thread pool. One instance serves one session, because
 // it owns the scratch memory; pool and kernel table are shared. rows.cpp: embedding, norms;
-// linear.cpp: matrix products; attention.cpp; delta_net.cpp.
+// linear.cpp: matrix products; attention.cpp; delta_net.cpp; vision.cpp: the vision tower's own.
 #pragma once
 
 #include "backend/backend.h"
@@ -10,6 +10,8 @@
 
 namespace q35 {
 
+struct Config;
+struct VisionConfig;
 struct FewScratch;
 struct Block;
 
@@ -19,6 +21,9 @@ class CpuBackend final : public Backend {
 
   // Sizes the scratch for batches of up to max_tokens of this model.
   [[nodiscard]] Status reserve(const Config &config, uint32_t max_tokens);
+  // The same for pictures of up to max_patches. quantized: some of the matrices are.
+  [[nodiscard]] Status reserve_vision(const VisionConfig &config, uint32_t max_patches,
+                                      bool quantized);
   uint64_t scratch_bytes() const;
 
   void embed(const Matrix &w, const int32_t *tokens, uint32_t n, float *x) override;
@@ -29,6 +34,12 @@ class CpuBackend final : public Backend {
   void silu_mul(float *gate, const float *up, uint32_t n, uint32_t dim) override;
   void attention(const AttentionArgs &args) override;
   void delta_net(const DeltaNetArgs &args) override;
+  void patches(const PatchArgs &args) override;
+  void add_layer_norm(float *x, const float *delta, const float *bias, const float *w,
+                      const float *b, uint32_t n, uint32_t dim, float eps, float *y) override;
+  void bias_gelu(float *x, const float *bias, uint32_t n, uint32_t dim, bool exact) override;
+  void add_bias(float *x, const float *bias, uint32_t n, uint32_t dim) override;
+  void patch_attention(const PatchAttentionArgs &args) override;
 
  private:
   // Fewer tokens than this are done by the calling thread: waking the pool would cost more.
@@ -48,6 +59,7 @@ class CpuBackend final : public Backend {
     });
   }
 
+  [[nodiscard]] Status reserve_activations(uint32_t tokens, uint32_t k);
   void quantize(const float *x, uint32_t n, uint32_t k, bool tiles);
   void linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
@@ -68,6 +80,9 @@ class CpuBackend final : public Backend {
   void block_softmax(const AttentionArgs &args, uint32_t first, const Block &block);
   void block_outputs(const AttentionArgs &args, uint32_t kv_head, uint32_t first,
                      const Block *blocks, uint32_t n_blocks, float *decoded);
+
+  void attend_patches(const PatchAttentionArgs &args, uint32_t head, uint32_t first, uint32_t count,
+                      int thread);
 
   void delta_head(const DeltaNetArgs &args, uint32_t k_head, int thread);
   void delta_steps(const DeltaNetArgs &args, uint32_t k_head, uint32_t first, uint32_t count,

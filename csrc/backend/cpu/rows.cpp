@@ -4,13 +4,22 @@
 
 namespace q35 {
 
+// Room for the quantised input of linear(): `tokens` rows of k values. Called for several shapes,
+// each array keeps the largest.
+Status CpuBackend::reserve_activations(uint32_t tokens, uint32_t k) {
+  const uint64_t tiles = (tokens + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
+  const auto grow = [](auto *array, uint64_t n) {
+    return n > array->size() ? array->resize(n) : kOk;
+  };
+  Q35_TRY(grow(&act_q_, static_cast<uint64_t>(tokens) * k));
+  Q35_TRY(grow(&act_d_, static_cast<uint64_t>(tokens) * (k / kActGroup)));
+  Q35_TRY(grow(&act_s_, static_cast<uint64_t>(tokens) * (k / 16)));
+  return grow(&tiles_, tiles * kernels_.tile_bytes(k));
+}
+
 Status CpuBackend::reserve(const Config &config, uint32_t max_tokens) {
   const uint32_t k = max_linear_input(config);
-  Q35_TRY(act_q_.resize(static_cast<uint64_t>(max_tokens) * k));
-  Q35_TRY(act_d_.resize(static_cast<uint64_t>(max_tokens) * (k / kActGroup)));
-  Q35_TRY(act_s_.resize(static_cast<uint64_t>(max_tokens) * (k / 16)));
-  const uint32_t tiles = (max_tokens + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
-  Q35_TRY(tiles_.resize(tiles * kernels_.tile_bytes(k)));
+  Q35_TRY(reserve_activations(max_tokens, k));
   scratch_floats_ = thread_scratch_floats(config, kernels_, k);
   Q35_TRY(scratch_.resize(scratch_floats_ * pool_->size()));
   return partial_.resize(attention_partial_floats(config));

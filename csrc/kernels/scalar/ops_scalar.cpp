@@ -43,6 +43,30 @@ void s_rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
   for (uint32_t i = 0; i < n; i++) y[i] = x[i] * factor * w[i];
 }
 
+void s_layer_norm(const float *x, const float *w, const float *b, uint32_t n, float eps, float *y) {
+  float sum = 0.0f, squares = 0.0f;
+  for (uint32_t i = 0; i < n; i++) sum += x[i];
+  const float mean = sum / static_cast<float>(n);
+  for (uint32_t i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
+  const float factor = 1.0f / std::sqrt(squares / static_cast<float>(n) + eps);
+  for (uint32_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor * w[i] + b[i];
+}
+
+// 0.5 x (1 + tanh(u)) = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+void s_gelu_tanh(float *x, const float *bias, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    const float v = x[i] + bias[i];
+    x[i] = v * sigmoid(1.5957691216f * (v + 0.044715f * v * v * v));
+  }
+}
+
+void s_gelu_erf(float *x, const float *bias, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    const float v = x[i] + bias[i];
+    x[i] = 0.5f * v * (1.0f + std::erf(v * 0.70710678f));
+  }
+}
+
 void s_gated_norm(const float *x, const float *z, const float *w, uint32_t n, float eps, float *y) {
   const float factor = 1.0f / std::sqrt(sum_of_squares(x, n) / static_cast<float>(n) + eps);
   for (uint32_t i = 0; i < n; i++) y[i] = x[i] * factor * w[i] * (z[i] * sigmoid(z[i]));
@@ -182,6 +206,9 @@ void q35_init_scalar(Kernels *t) {
   t->gated_norm = s_gated_norm;
   t->l2_norm = s_l2_norm;
   t->add = s_add;
+  t->layer_norm = s_layer_norm;
+  t->gelu_tanh = s_gelu_tanh;
+  t->gelu_erf = s_gelu_erf;
   t->silu_mul = s_silu_mul;
   t->sigmoid_mul = s_sigmoid_mul;
   t->scale = s_scale;

@@ -49,6 +49,28 @@ void v_rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
   }
 }
 
+void v_layer_norm(const float *x, const float *w, const float *b, uint32_t n, float eps, float *y) {
+  vf sum = vset(0.0f), squares = vset(0.0f);
+  for (uint32_t i = 0; i < n; i += kVec) sum = vadd(sum, vload(x + i));
+  const vf mean = vset(vsum(sum) / static_cast<float>(n));
+  for (uint32_t i = 0; i < n; i += kVec) {
+    const vf away = vsub(vload(x + i), mean);
+    squares = vfma(away, away, squares);
+  }
+  const vf factor = vset(1.0f / __builtin_sqrtf(vsum(squares) / static_cast<float>(n) + eps));
+  for (uint32_t i = 0; i < n; i += kVec) {
+    vstore(y + i, vfma(vmul(vsub(vload(x + i), mean), factor), vload(w + i), vload(b + i)));
+  }
+}
+
+void v_gelu_tanh(float *x, const float *bias, uint32_t n) {
+  for (uint32_t i = 0; i < n; i += kVec) {
+    const vf v = vadd(vload(x + i), vload(bias + i));
+    const vf cubic = vfma(vmul(vset(0.044715f), vmul(v, v)), v, v);
+    vstore(x + i, vmul(v, vsigmoid(vmul(vset(1.5957691216f), cubic))));
+  }
+}
+
 void v_gated_norm(const float *x, const float *z, const float *w, uint32_t n, float eps, float *y) {
   const float mean = sum_of_squares(x, n) / static_cast<float>(n);
   const vf factor = vset(1.0f / __builtin_sqrtf(mean + eps));
@@ -225,6 +247,8 @@ void fill_ops(Kernels *t) {
   t->gated_norm = v_gated_norm;
   t->l2_norm = v_l2_norm;
   t->add = v_add;
+  t->layer_norm = v_layer_norm;
+  t->gelu_tanh = v_gelu_tanh;
   t->silu_mul = v_silu_mul;
   t->sigmoid_mul = v_sigmoid_mul;
   t->scale = v_scale;

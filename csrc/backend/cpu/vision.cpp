@@ -1,0 +1,176 @@
+// The vision tower's own operations. Attention: blocks of 32 query rows walk all patches in tiles,
+// with queries, scores and outputs stored as columns, as text attention does for many rows; there is
+// no cache, no mask and no grouping of heads, and heads may have any width.
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/scratch.h"
+#include "model/vision_config.h"
+
+namespace q35 {
+
+namespace {
+
+// Memory of up to 32 query rows of one head, as columns.
+struct Columns {
+  float *queries, *outputs;  // [head_dim, 32]
+  float *scores;             // [kBlockTile, 32]
+  float *m, *l, *shrink;     // [32]
+
+  Columns(float *at, uint32_t head_dim) {
+    queries = at;
+    outputs = queries + head_dim * kTileCols;
+    scores = outputs + head_dim * kTileCols;
+    m = scores + kBlockTile * kTileCols;
+    l = m + kTileCols;
+    shrink = l + kTileCols;
+  }
+};
+
+// Copies `count` rows of `dim` values side by side: rows a multiple of 4 KiB apart would share a few
+// sets of the first-level cache.
+void gather(const float *x, uint64_t stride, uint32_t count, uint32_t dim, float *out) {
+  for (uint64_t i = 0; i < count; i++) {
+    std::memcpy(out + i * dim, x + i * stride, sizeof(float) * dim);
+  }
+}
+
+uint64_t patch_attention_floats(uint32_t head_dim) {
+  return kMaxBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
+}
+
+}  // namespace
+
+Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, bool quantized) {
+  const uint32_t merged = c.merge * c.merge;
+  if (quantized) {
+    Q35_TRY(reserve_activations(max_patches, c.n_embd));
+    Q35_TRY(reserve_activations(max_patches, c.n_ff));
+    Q35_TRY(reserve_activations(max_patches / merged, c.merged_dim()));
+  }
+  uint32_t k = c.merged_dim() > c.n_ff ? c.merged_dim() : c.n_ff;
+  if (k < 2 * c.frame_values()) k = 2 * c.frame_values();
+  const uint64_t linear = linear_scratch_floats(kernels_, k);
+  const uint64_t attention = patch_attention_floats(c.head_dim());
+  scratch_floats_ = ((linear > attention ? linear : attention) + 31) / 16 * 16;
+  return scratch_.resize(scratch_floats_ * pool_->size());
+}
+
+void CpuBackend::patches(const PatchArgs &a) {
+  float values[3][256];  // of every pixel value of a channel
+  for (uint32_t ch = 0; ch < 3; ch++) {
+    for (uint32_t v = 0; v < 256; v++) {
+      values[ch][v] = (static_cast<float>(v) / 255.0f - a.mean[ch]) / a.std[ch];
+    }
+  }
+  const uint64_t area = a.patch * a.patch, line = 3ull * a.cols * a.patch;
+  const uint32_t frames = a.second == nullptr ? 1 : 2;
+  over_tokens(a.rows * a.cols, [&](uint32_t first, uint32_t count, int) {
+    for (uint32_t i = first; i < first + count; i++) {
+      uint32_t row = 0, col = 0;
+      patch_place(i, a.cols, a.merge, &row, &col);
+      const uint64_t corner = row * a.patch * line + 3ull * col * a.patch;
+      for (uint32_t f = 0; f < frames; f++) {
+        const uint8_t *pixels = (f == 0 ? a.first : a.second) + corner;
+        float *out = a.out + (static_cast<uint64_t>(i) * frames + f) * 3 * area;
+        for (uint64_t y = 0; y < a.patch; y++) {
+          for (uint64_t x = 0; x < a.patch; x++) {
+            for (uint32_t ch = 0; ch < 3; ch++) {
+              out[ch * area + y * a.patch + x] = values[ch][pixels[y * line + 3 * x + ch]];
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+void CpuBackend::add_layer_norm(float *x, const float *delta, const float *bias, const float *w,
+                                const float *b, uint32_t n, uint32_t dim, float eps, float *y) {
+  over_tokens(n, [&](uint32_t first, uint32_t count, int) {
+    for (uint64_t t = first; t < first + count; t++) {
+      kernels_.add(x + t * dim, delta + t * dim, dim);
+      if (bias != nullptr) kernels_.add(x + t * dim, bias, dim);
+      kernels_.layer_norm(x + t * dim, w, b, dim, eps, y + t * dim);
+    }
+  });
+}
+
+void CpuBackend::bias_gelu(float *x, const float *bias, uint32_t n, uint32_t dim, bool exact) {
+  const auto gelu = exact ? kernels_.gelu_erf : kernels_.gelu_tanh;
+  over_tokens(n, [&](uint32_t first, uint32_t count, int) {
+    for (uint64_t t = first; t < first + count; t++) gelu(x + t * dim, bias, dim);
+  });
+}
+
+void CpuBackend::add_bias(float *x, const float *bias, uint32_t n, uint32_t dim) {
+  over_tokens(n, [&](uint32_t first, uint32_t count, int) {
+    for (uint64_t t = first; t < first + count; t++) kernels_.add(x + t * dim, bias, dim);
+  });
+}
+
+void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
+  const uint32_t e = a.n_head * a.head_dim;
+  const float q_scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
+  over_tokens(a.n, [&](uint32_t first, uint32_t count, int) {
+    for (uint64_t t = first; t < first + count; t++) {
+      float *q = a.qkv + t * 3 * e;
+      kernels_.add(q, a.bias, 3 * e);
+      for (uint32_t h = 0; h < 2 * a.n_head; h++) {  // queries, then keys
+        kernels_.rope(q + h * a.head_dim, a.cos + t * (a.head_dim / 2),
+                      a.sin + t * (a.head_dim / 2), a.head_dim);
+      }
+      kernels_.scale(q, q_scale, e);
+    }
+  });
+  const uint32_t width = kMaxBlocks * kTileCols, items = (a.n + width - 1) / width;
+  pool_->run(items * a.n_head, [&](uint32_t item, int thread) {
+    const uint32_t first = item / a.n_head * width;
+    const uint32_t count = a.n - first < width ? a.n - first : width;
+    attend_patches(a, item % a.n_head, first, count, thread);
+  });
+}
+
+// Up to kMaxBlocks blocks of query rows of one head over all patches; they share every tile of keys
+// and values.
+void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint32_t first,
+                                uint32_t count, int thread) {
+  const uint32_t d = a.head_dim, e = a.n_head * d;
+  const uint64_t stride = 3ull * e;
+  const uint32_t n_blocks = (count + kTileCols - 1) / kTileCols;
+  float *scratch = thread_scratch(thread);
+  float *keys = scratch + kMaxBlocks * block_floats(d), *values = keys + kBlockTile * d;
+  for (uint32_t i = 0; i < n_blocks; i++) {
+    const Columns b(scratch + i * block_floats(d), d);
+    std::memset(b.queries, 0, sizeof(float) * 2 * d * kTileCols);  // and outputs
+    for (uint32_t c = 0; c < kTileCols; c++) {
+      b.m[c] = -INFINITY;
+      b.l[c] = 0.0f;
+      const uint32_t row = i * kTileCols + c;
+      if (row >= count) continue;
+      const float *q = a.qkv + (first + row) * stride + head * d;
+      for (uint32_t k = 0; k < d; k++) b.queries[k * kTileCols + c] = q[k];
+    }
+  }
+  for (uint32_t j = 0; j < a.n; j += kBlockTile) {
+    const uint32_t n = a.n - j < kBlockTile ? a.n - j : kBlockTile;
+    gather(a.qkv + j * stride + e + head * d, stride, n, d, keys);
+    gather(a.qkv + j * stride + 2 * e + head * d, stride, n, d, values);
+    for (uint32_t i = 0; i < n_blocks; i++) {
+      const Columns b(scratch + i * block_floats(d), d);
+      kernels_.gemm_f32(keys, d, 1, n, b.queries, kTileCols, d, 0.0f, b.scores, kTileCols);
+      kernels_.softmax_cols(b.scores, n, b.m, b.l, b.shrink);
+      kernels_.scale_cols(b.outputs, b.shrink, d);
+      kernels_.gemm_f32(values, 1, d, d, b.scores, kTileCols, n, 1.0f, b.outputs, kTileCols);
+    }
+  }
+  for (uint32_t row = 0; row < count; row++) {
+    const Columns b(scratch + row / kTileCols * block_floats(d), d);
+    const uint32_t c = row % kTileCols;
+    float *out = a.out + static_cast<uint64_t>(first + row) * e + head * d;
+    for (uint32_t k = 0; k < d; k++) out[k] = b.outputs[k * kTileCols + c] / b.l[c];
+  }
+}
+
+}  // namespace q35

@@ -1,0 +1,29 @@
+"""Pictures and videos on their way to the model.
+
+    source ─ load ─> RGB pixels ─ resize ─> sides of multiples of 32 ─ tower ─> rows ─> the session
+
+`load.py` decodes whatever users pass, `resize.py` has the size rule and the resampling of the
+reference, `video.py` samples frames, `tower.py` runs the vision tower and keeps recent results,
+`prompt.py` puts the rows where a prompt has its placeholders. Pixels are normalised in C.
+"""
+
+from .load import Limits, Pixels, Source, open_picture
+from .prompt import Picture, Prompt, Span
+from .resize import BUDGETS, Budget, fit, target_size
+from .tower import Tower, find_tower
+
+__all__ = [
+    "BUDGETS",
+    "Budget",
+    "Limits",
+    "Picture",
+    "Pixels",
+    "Prompt",
+    "Source",
+    "Span",
+    "Tower",
+    "find_tower",
+    "fit",
+    "open_picture",
+    "target_size",
+]

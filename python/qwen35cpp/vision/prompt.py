@@ -1,0 +1,85 @@
+"""A prompt of token ids with pictures in it.
+
+The tokens of a picture get negative ids made from a digest of its pixels. So a prompt stays a list
+of integers: prefixes are compared as before, and a picture equals only itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .load import Pixels
+from .resize import CELL
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels of a still, or of two frames of a video that follow each other, ready to be encoded.
+
+    Sides are multiples of 32; `second` is None for stills.
+    """
+
+    first: Pixels
+    second: Pixels | None = None
+    digest: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = hashlib.blake2b(digest_size=16)
+        state.update(repr(self.first.shape).encode())
+        state.update(self.first.tobytes())
+        if self.second is not None:
+            state.update(b"|")
+            state.update(self.second.tobytes())
+        object.__setattr__(self, "digest", state.digest())
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.first.shape[0] // CELL, self.first.shape[1] // CELL
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that it takes up in a prompt."""
+        return self.grid[0] * self.grid[1]
+
+    def ids(self) -> list[int]:
+        """One negative id for each token."""
+        base = int.from_bytes(self.digest[:6], "little") << 15  # a picture has at most 2^14 tokens
+        return [-1 - (base + index) for index in range(self.n_tokens)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a picture stands in a prompt."""
+
+    start: int
+    picture: Picture
+
+    @property
+    def end(self) -> int:
+        """The index behind its last token."""
+        return self.start + self.picture.n_tokens
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids, negative ones where pictures stand, and the pictures in order."""
+
+    ids: list[int]
+    spans: Sequence[Span] = ()
+
+    @classmethod
+    def build(cls, ids: Sequence[int], places: Sequence[tuple[int, Picture]]) -> Prompt:
+        """Puts pictures in place of the placeholder tokens at the indices given, ascending."""
+        out: list[int] = []
+        spans: list[Span] = []
+        done = 0
+        for index, picture in places:
+            out += ids[done:index]
+            spans.append(Span(len(out), picture))
+            out += picture.ids()
+            done = index + 1
+        out += ids[done:]
+        return cls(out, spans)
