@@ -33,7 +33,7 @@ def _part(progress: Progress | None, base: int, total: int) -> Progress | None:
     """Progress of a part of a prompt as progress of the whole."""
     if progress is None:
         return None
-    return lambda done, _total: progress(base + done, total)
+    return lambda done, _part: progress(base + done, total)
 
 
 class _Alive:
@@ -219,7 +219,8 @@ class Engine:
     def _eval_picture(
         self, picture: Picture, ids: Sequence[int], progress: Progress | None
     ) -> None:
-        rows = self.tower().rows(picture)
+        alive = None if progress is None else (lambda _done, _layers: progress(0, 0))
+        rows = self.tower().rows(picture, alive)
         session = self.session
 
         def evaluate(report: Progress | None) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._completion import CompletionOptions
+    from .vision import Budget, Picture, Preset, Source, Span
 
     Floats = NDArray[np.float32]
 
@@ -54,6 +55,8 @@ class GenerateOptions(TypedDict, total=False):
     logprobs: int | None
     logit_bias: Mapping[int, float] | None
     special: bool
+    images: Sequence[Source | Picture] | None
+    budget: Budget | Preset
     progress: Progress | None
 
 
@@ -190,6 +193,8 @@ class Llama:
         logprobs: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
         special: bool = False,
+        images: Sequence[Source | Picture] | None = None,
+        budget: Budget | Preset = "default",
         progress: Progress | None = None,
     ) -> Text | TextStream:
         """Continues a prompt.
@@ -218,6 +223,10 @@ class Llama:
             logit_bias: values to add to the logits of tokens.
             special: recognise control tokens such as <|im_start|> in a text prompt and show them
                 in the answer. Leave it off for text that comes from users.
+            images: pictures for the <|image_pad|> and <|video_pad|> tokens of the prompt, in order,
+                each a path, encoded bytes, a data URL, a PIL.Image or an array (see
+                vision.open_picture), or a vision.Picture, which may hold two frames of a video.
+            budget: sizes that pictures are stretched to: "fast", "default", "grounding" or a Budget.
             progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
         """
         # The cards' penalties belong to sampling: greedy text is the plain argmax unless asked.
@@ -233,6 +242,9 @@ class Llama:
             repetition_penalty=repetition_penalty,
         )
         tokens = self._prompt_tokens(prompt, special)
+        spans: Sequence[Span] = ()
+        if images:
+            tokens, spans = self._with_images(tokens, images, budget)
         ends = frozenset(stop_token_ids)
         request = Request(
             tokens=tokens,
@@ -245,6 +257,7 @@ class Llama:
             logit_bias=logit_bias or {},
             special=special,
             progress=progress,
+            spans=spans,
         )
         chunks: Generator[Chunk, None, Text] = generate(self._engine, request)
         return TextStream(chunks) if stream else drain(chunks)
@@ -441,6 +454,20 @@ class Llama:
     def _empty_token(self) -> int:
         ids = self.tokenize("<|endoftext|>", special=True)
         return ids[0] if len(ids) == 1 else max(self.info.eos_token, 0)
+
+    def _with_images(
+        self, tokens: list[int], images: Sequence[Source | Picture], budget: Budget | Preset
+    ) -> tuple[list[int], Sequence[Span]]:
+        """The prompt with pictures in place of its <|image_pad|> tokens."""
+        from .vision import Picture, PicturePrompt, budget_of
+
+        self._engine.tower()  # a missing tower is said before pictures are decoded
+        sizes = budget_of(budget)
+        found = [self.tokenize(f"<|{kind}_pad|>", special=True) for kind in ("image", "video")]
+        pads = {ids[0] for ids in found if len(ids) == 1}
+        pictures = [Picture.open(image, sizes) for image in images]
+        prompt = PicturePrompt.fill(tokens, pads, pictures)
+        return prompt.ids, prompt.spans
 
     def _prompt_tokens(self, prompt: Prompt, special: bool) -> list[int]:
         if isinstance(prompt, (str, bytes)):

@@ -61,6 +61,53 @@ inline void check_norms(Report &report, const Kernels &k, Random &random, uint32
   }
 }
 
+inline void check_layer_norm(Report &report, const Kernels &k, Random &random, uint32_t n) {
+  Floats x(n), w(n), b(n), y(n);
+  fill(x, random, 3.0f);
+  fill(w, random);
+  fill(b, random);
+  for (size_t i = 0; i < n; i++) x[i] += 2.0f;  // a mean that matters
+  const float eps = 1e-6f;
+  k.layer_norm(x.data(), w.data(), b.data(), n, eps, y.data());
+  double sum = 0, magnitude = 0, squares = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    sum += x[i];
+    magnitude += std::fabs(double{x[i]});
+  }
+  const double mean = sum / n;
+  for (uint32_t i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
+  const double f = 1.0 / std::sqrt(squares / n + eps);
+  for (uint32_t i = 0; i < n; i++) {
+    // The mean's error moves every value; then the sum of squares and the operations after it.
+    const double away = x[i] - mean, scale = std::fabs(w[i] * f);
+    const double bound = scale * (sum_bound(magnitude / n, n + 4) +
+                                  std::fabs(away) * sum_bound(1.0, n / 2 + 12)) +
+                         sum_bound(std::fabs(away) * scale + std::fabs(double{b[i]}), 3);
+    report.near("layer_norm", n, y[i], away * f * w[i] + b[i], bound);
+  }
+}
+
+inline void check_gelu(Report &report, const Kernels &k, Random &random, uint32_t n) {
+  Floats x(n), bias(n), soft(n), exact(n);
+  fill(x, random, 12.0f);
+  fill(bias, random);
+  copy(x, soft);
+  copy(x, exact);
+  k.gelu_tanh(soft.data(), bias.data(), n);
+  k.gelu_erf(exact.data(), bias.data(), n);
+  for (uint32_t i = 0; i < n; i++) {
+    const double v = static_cast<double>(x[i] + bias[i]);  // in floats, as the kernels add
+    const double u = 1.5957691216057308 * (v + 0.044715 * v * v * v);
+    // An absolute error of u is a relative one of its exponential.
+    const double want = v * sigmoid(u);
+    report.near("gelu_tanh", n, soft[i], want,
+                std::fabs(want) * (kExpError + sum_bound(std::fabs(u) + 1, 8)) + kTiny);
+    const double erf_want = 0.5 * v * (1 + std::erf(v * 0.7071067811865476));
+    // 1 + erf cancels for negative v: its error is absolute.
+    report.near("gelu_erf", n, exact[i], erf_want, std::fabs(v) * sum_bound(1.0, 16));
+  }
+}
+
 inline void check_elementwise(Report &report, const Kernels &k, Random &random, uint32_t n) {
   Floats x(n), y(n), gate(n), sum(n), scaled(n), silu(n), gated(n);
   fill(x, random);
@@ -458,6 +505,8 @@ inline void check_ops(Report &report, const Kernels &kernels, const Kernels &sca
   Random random(2);
   for (const uint32_t n : {32u, 64u, 128u, 1024u, 2080u}) {
     check_norms(report, kernels, random, n);
+    check_layer_norm(report, kernels, random, n);
+    check_gelu(report, kernels, random, n);
     check_elementwise(report, kernels, random, n);
     check_conv(report, kernels, random, n);
     for (int kind = 0; kind < 7; kind++) check_quantize(report, kernels, scalar, random, n, kind);

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tiny_gguf
+from qwen35cpp._bundled import tiny_path as bundled_path
 from qwen35cpp._native import ffi, lib, text
 
 HEADER = Path(__file__).resolve().parents[2] / "csrc" / "include" / "qwen35.h"
@@ -22,6 +23,8 @@ MAY_BE_NULL = {
     "qwen35_model_open": {"params"},
     "qwen35_session_create": {"params"},
     "qwen35_session_eval": {"outputs", "progress", "user"},
+    "qwen35_session_eval_picture": {"progress", "user"},
+    "qwen35_vision_encode": {"second", "progress", "user"},
     "qwen35_token_bytes": {"type"},
     "qwen35_quantize": {"importance"},
 }
@@ -48,6 +51,10 @@ class Objects:
             "stream",
             lambda out: lib.qwen35_stream_create(self.model, ffi.NULL, ffi.NULL, 0, 0, out),
         )
+        tower = bytes(bundled_path())  # its rows have the width of the other model
+        self.vision = self._open(
+            "vision", lambda out: lib.qwen35_vision_open(self.model, tower, out)
+        )
         self.file = self._open("gguf", lambda out: lib.qwen35_gguf_open(path, out))
 
     def _open(self, kind: str, call: Callable[[Any], int]) -> Any:
@@ -61,6 +68,7 @@ class Objects:
         lib.qwen35_stream_close(self.stream)
         lib.qwen35_sampler_close(self.sampler)
         lib.qwen35_session_close(self.session)
+        lib.qwen35_vision_close(self.vision)
         lib.qwen35_model_close(self.model)
 
 

@@ -41,7 +41,7 @@ def table(scores: dict[str, Any]) -> str:
             continue
         entry = scores[name]
         goal = f"{100 * one.goal:.0f} %" if one.goal else ""
-        engine = "not yet supported" if name in {s.name for s in cases.VISION_SETS} else ""
+        engine = ""
         if "engine" in entry:
             engine = f"{100 * entry['engine']:.1f} % ({entry['engine_count']})"
         right = f"{100 * entry['right']:.1f} % ({entry['count']})"

@@ -19,16 +19,18 @@ pytest.importorskip("tokenizers")
 from qwen35cpp.convert import info, verify
 
 from qwen35cpp import Llama
+from qwen35cpp.vision import Picture
 from tiny import card, cases, vocabulary
 from tiny.chat_format import Renderer
+from tiny.sample import Sample
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "qwen35-tiny"
 SCORES = HERE / "scores.json"
 POINT = 0.01
-SHORT = [
-    one for one in cases.TEXT_SETS if one.name not in ("needle 8k", "needle 16k", "needle 32k")
-]
+ALL = list(cases.SETS.values())
+SHORT = [one for one in ALL if one.name not in ("needle 8k", "needle 16k", "needle 32k")]
+PADS = [vocabulary.SPECIAL_IDS[f"<|{kind}_pad|>"] for kind in ("image", "video")]
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +45,40 @@ def recorded() -> dict[str, Any]:
     return scores
 
 
+def pictures(sample: Sample) -> list[Picture]:
+    """The stills of a sample, then the frame pairs of its videos: no sample has both."""
+    stills = [Picture(image) for image in sample.images]
+    pairs = [
+        Picture(video.frames[i], video.frames[i + 1])
+        for video in sample.videos
+        for i in range(0, len(video.frames), 2)
+    ]
+    return stills + pairs
+
+
+def placeholders(ids: list[int]) -> list[int]:
+    """Prompt ids with one placeholder for each picture instead of one for each of its tokens."""
+    return [
+        token for i, token in enumerate(ids) if token not in PADS or i == 0 or ids[i - 1] != token
+    ]
+
+
 def outcomes(llama: Llama, test_set: cases.TestSet, count: int) -> list[bool]:
     """Which of the first `count` cases the engine answers right."""
     renderer, tokenizer = Renderer(vocabulary.plain(CHECKPOINT)), vocabulary.full(CHECKPOINT)
     found = []
     for sample in test_set.cases(count):
-        prompt = renderer.prompt(sample).ids
-        text = llama.generate(prompt, max_tokens=cases.MAX_REPLY, temperature=0)
+        prompt = placeholders(renderer.prompt(sample).ids)
+        shown = pictures(sample)
+        text = llama.generate(
+            prompt, max_tokens=cases.MAX_REPLY, temperature=0, images=shown or None
+        )
         reply = cases.reply_text(tokenizer, list(text.tokens))
         found.append(test_set.right(sample, reply))
     return found
 
 
-def test_first_cases_of_every_text_skill(llama: Llama, recorded: dict[str, Any]) -> None:
+def test_first_cases_of_every_skill(llama: Llama, recorded: dict[str, Any]) -> None:
     """50 cases cannot show one point of one skill; together they show it of all."""
     ours, theirs = 0, 0
     for one in SHORT:
@@ -67,7 +90,7 @@ def test_first_cases_of_every_text_skill(llama: Llama, recorded: dict[str, Any])
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("test_set", cases.TEXT_SETS, ids=lambda one: one.name)
+@pytest.mark.parametrize("test_set", ALL, ids=lambda one: one.name)
 def test_every_case(
     llama: Llama, recorded: dict[str, Any], test_set: cases.TestSet, request: pytest.FixtureRequest
 ) -> None:

@@ -184,6 +184,7 @@ class Trainer:
             self._resume()
         if args.eyes:
             self._open_eyes(args.eyes)
+        self.tiny.visual.requires_grad_(not args.freeze_eyes)
         self.loss = Loss(self.tiny, mtp=args.mtp, only_mtp=args.only_mtp, compiled=not args.eager)
 
     def _resume(self) -> None:
@@ -270,6 +271,7 @@ def _arguments() -> argparse.Namespace:
     add("--scratch", action="store_true", help="start from random weights")
     add("--fresh", action="store_true", help="ignore a state in --work")
     add("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
+    add("--freeze-eyes", action="store_true", help="leave the vision tower as it is")
     add("--eager", action="store_true", help="no compilation: slower, starts at once")
     add("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
     add("--out", type=Path, default=CHECKPOINT)

@@ -8,8 +8,8 @@ reference, `video.py` samples frames, `tower.py` runs the vision tower and keeps
 """
 
 from .load import Limits, Pixels, Source, open_picture
-from .prompt import Picture, Prompt, Span
-from .resize import BUDGETS, Budget, fit, target_size
+from .prompt import Picture, PicturePrompt, Span
+from .resize import BUDGETS, Budget, Preset, budget_of, fit, target_size
 from .tower import Tower, find_tower
 
 __all__ = [
@@ -17,11 +17,13 @@ __all__ = [
     "Budget",
     "Limits",
     "Picture",
+    "PicturePrompt",
     "Pixels",
-    "Prompt",
+    "Preset",
     "Source",
     "Span",
     "Tower",
+    "budget_of",
     "find_tower",
     "fit",
     "open_picture",

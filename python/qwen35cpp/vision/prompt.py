@@ -7,11 +7,12 @@ of integers: prefixes are compared as before, and a picture equals only itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from .load import Pixels
-from .resize import CELL
+from ..errors import InvalidArgument
+from .load import DEFAULT_LIMITS, Limits, Pixels, Source, open_picture
+from .resize import BUDGETS, CELL, Budget, fit, target_size
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,22 @@ class Picture:
             state.update(b"|")
             state.update(self.second.tobytes())
         object.__setattr__(self, "digest", state.digest())
+
+    @classmethod
+    def open(
+        cls,
+        source: Source | Picture,
+        budget: Budget = BUDGETS["default"],
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Picture:
+        """Decodes a picture (see load.open_picture) and stretches it to a size of the budget.
+
+        One that was made before is returned as it is.
+        """
+        if isinstance(source, Picture):
+            return source
+        pixels = open_picture(source, limits)
+        return cls(fit(pixels, *target_size(*pixels.shape[:2], budget)))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -64,14 +81,14 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PicturePrompt:
     """Token ids, negative ones where pictures stand, and the pictures in order."""
 
     ids: list[int]
     spans: Sequence[Span] = ()
 
     @classmethod
-    def build(cls, ids: Sequence[int], places: Sequence[tuple[int, Picture]]) -> Prompt:
+    def build(cls, ids: Sequence[int], places: Sequence[tuple[int, Picture]]) -> PicturePrompt:
         """Puts pictures in place of the placeholder tokens at the indices given, ascending."""
         out: list[int] = []
         spans: list[Span] = []
@@ -83,3 +100,17 @@ class Prompt:
             done = index + 1
         out += ids[done:]
         return cls(out, spans)
+
+    @classmethod
+    def fill(
+        cls, ids: Sequence[int], pads: Collection[int], pictures: Sequence[Picture]
+    ) -> PicturePrompt:
+        """Puts pictures in place of the tokens in `pads`, which must be as many, in order."""
+        places = [index for index, token in enumerate(ids) if token in pads]
+        if len(places) != len(pictures):
+            raise InvalidArgument(
+                f"the prompt has {len(places)} image placeholders for {len(pictures)} images",
+                hint="write <|vision_start|><|image_pad|><|vision_end|> where each image belongs, "
+                "and pass special=True",
+            )
+        return cls.build(ids, list(zip(places, pictures, strict=True)))

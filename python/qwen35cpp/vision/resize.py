@@ -41,6 +41,15 @@ BUDGETS: dict[Preset, Budget] = {
 }
 
 
+def budget_of(choice: Budget | Preset) -> Budget:
+    """A budget itself or by the name of a preset."""
+    if isinstance(choice, Budget):
+        return choice
+    if choice not in BUDGETS:
+        raise ImageInvalid(f"budget must be one of {', '.join(BUDGETS)}, not {choice!r}")
+    return BUDGETS[choice]
+
+
 def target_size(height: int, width: int, budget: Budget) -> tuple[int, int]:
     """Height and width that a picture is stretched to: multiples of 32 within the budget.
 
