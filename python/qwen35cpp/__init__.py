@@ -2,11 +2,24 @@
 
 >>> from qwen35cpp import Llama
 >>> llm = Llama("model.gguf")
+>>> print(llm.chat("What is the capital of France?"))
 >>> print(llm.generate("The capital of France is", max_tokens=8))
 """
 
 from ._generate import TextStream
 from ._native import system_info, version
+from .chat import (
+    CallDelta,
+    ChatChunk,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatStream,
+    ChatText,
+    Media,
+    Rendered,
+    ToolCall,
+    function_schema,
+)
 from .errors import (
     Cancelled,
     ContextTooLong,
@@ -20,6 +33,7 @@ from .errors import (
     ModelNotFound,
     ModelUnsupported,
     NotEnoughMemory,
+    NotSupported,
     Qwen35Error,
     SessionBusy,
     SessionClosed,
@@ -40,7 +54,13 @@ from .types import (
 __version__ = version()
 
 __all__ = [
+    "CallDelta",
     "Cancelled",
+    "ChatChunk",
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "ChatStream",
+    "ChatText",
     "Chunk",
     "Completion",
     "ContextTooLong",
@@ -51,13 +71,16 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "Llama",
+    "Media",
     "MissingExtra",
     "ModelInfo",
     "ModelInvalid",
     "ModelNotFound",
     "ModelUnsupported",
     "NotEnoughMemory",
+    "NotSupported",
     "Qwen35Error",
+    "Rendered",
     "Sampling",
     "SessionBusy",
     "SessionClosed",
@@ -65,7 +88,9 @@ __all__ = [
     "TextStream",
     "Timings",
     "TokenLogprob",
+    "ToolCall",
     "Usage",
+    "function_schema",
     "recommended",
     "system_info",
     "version",
