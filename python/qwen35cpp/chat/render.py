@@ -81,8 +81,8 @@ class Rendered:
     ids: list[int]
     media: tuple[Media, ...]
     thinking: bool  # the ids end within an opened thought
-    # Tokens that stay as they are when the conversation goes on: the next user turn drops what
-    # stands after the last query's "assistant\n", the thought or its empty block.
+    # How many ids at the beginning stay as they are however the conversation goes on: those before
+    # the first thought. A new question drops the thoughts rendered here, also the empty ones.
     stable: int
 
 
@@ -128,18 +128,19 @@ def render(
         turns = turns[1:] if system else turns
     pieces += frames.conversation(turns)
 
+    if add_generation_prompt:
+        pieces += _open("assistant")
+        pieces += [_Mark(THINK), "\n"] if thinking else _thought("")
     out = _Encoder(vocabulary)
-    if not add_generation_prompt:
-        out.add(pieces)
-        return Rendered(out.ids, tuple(out.media), False, len(out.ids))
-    out.add([*pieces, _Mark(IM_START), "assistant\n"])
-    stable = len(out.ids)
-    out.add([_Mark(THINK), "\n"] if thinking else _thought(""))
-    return Rendered(out.ids, tuple(out.media), thinking, stable)
+    out.add(pieces)
+    opened = thinking and add_generation_prompt
+    first_thought = vocabulary.id(THINK)  # nothing but the renderer makes such a token
+    stable = out.ids.index(first_thought) if first_thought in out.ids else len(out.ids)
+    return Rendered(out.ids, tuple(out.media), opened, stable)
 
 
 class _Encoder:
-    """Collects ids; what is added in one call is encoded as if it were one string."""
+    """Collects ids of pieces."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
