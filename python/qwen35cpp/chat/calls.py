@@ -13,7 +13,8 @@ The form that the models were trained on:
 VALUE is raw, so it may hold any of these tags. Three rules find its end:
 
 1. </parameter> ends a value only when the call goes on as the form demands: with <parameter=...>,
-   or with </function> and then </tool_call>. Anything else behind it belongs to the value.
+   or with </function> (which models forget now and then) and </tool_call>. If anything else stands
+   behind it, it belongs to the value.
 2. A <tool_call> inside a value opens a block that the value keeps up to the </tool_call> that
    closes it: a value may quote whole calls. When the answer ends with such a block open, the value
    is read again without this rule.
@@ -182,17 +183,23 @@ class _Call:
         if not final and text and ">" not in text and "}" not in text:
             return events  # neither a tag nor an object can have ended
         if self._name is None:
-            events += self._read_head(final)
-        while self._name is not None and self.rest is None:
-            piece = self._read_value(final) if self._key is not None else self._read_tag(final)
-            if piece is None:
-                break
-            events.append(piece)
+            events += self._read_head(final, cut)
+        events += self._read_on(ended=final and not cut)
         if final and self.rest is None:
             events += self._finish(cut)
         return events
 
-    def _read_head(self, final: bool) -> list[Event]:
+    def _read_on(self, ended: bool) -> list[Event]:
+        """All that is certain by now; `ended`: by the model, which may leave out closing tags."""
+        events: list[Event] = []
+        while self._name is not None and self.rest is None:
+            piece = self._read_value(ended) if self._key is not None else self._read_tag(ended)
+            if piece is None:
+                break
+            events.append(piece)
+        return events
+
+    def _read_head(self, final: bool, cut: bool) -> list[Event]:
         """<function=NAME>, or a call as a JSON object; gives back a text that is neither."""
         found = _FUNCTION.match(self._text)
         if found:
@@ -203,13 +210,15 @@ class _Call:
             call = self._read_json(final)
             if call is not None:
                 return [call]
-        if not final and (_may_be_head(start) or END_TOOL_CALL not in start):
+        begun = _may_be_head(start)
+        if not final and (begun or END_TOOL_CALL not in self._text):
             return []
         end = len(self._text)
         if not final:
             end = self._text.index(END_TOOL_CALL) + len(END_TOOL_CALL)
         self.rest = self._text[end:]
-        return [TOOL_CALL + self._text[:end]]
+        unfinished = begun and (cut or not start.startswith("{"))
+        return [] if unfinished else [TOOL_CALL + self._text[:end]]
 
     def _read_json(self, final: bool) -> CallDelta | None:
         start = len(self._text) - len(self._text.lstrip())
@@ -232,27 +241,27 @@ class _Call:
         body = json.dumps(arguments if isinstance(arguments, dict) else {}, ensure_ascii=False)
         return CallDelta(self._index, self._id, name, body, done=True)
 
-    def _read_tag(self, final: bool) -> CallDelta | None:
+    def _read_tag(self, ended: bool) -> CallDelta | None:
         """The next parameter's opening tag, or the end of the call."""
         found = _PARAMETER.match(self._text, self._at)
         if found:
             self._key, self._at = found[1].strip(), found.end()
             self._scan, self._depth = self._at, 0
-            return self._read_value(final)
-        end = self._end_of_call(self._at, final)
+            return self._read_value(ended)
+        end = self._end_of_call(self._at, ended)
         return self._close(end, complete=True) if end is not None else None
 
-    def _end_of_call(self, at: int, final: bool) -> int | None:
+    def _end_of_call(self, at: int, ended: bool) -> int | None:
         """Where a call ends whose </function>, or </tool_call>, is due at `at`; None: not here."""
         function = _END_FUNCTION.match(self._text, at)
         closing = _END_CALL.match(self._text, function.end() if function else at)
         if closing:
             return closing.end()
-        if function and (self._bare or (final and not self._text[function.end() :].strip())):
+        if function and (self._bare or (ended and not self._text[function.end() :].strip())):
             return function.end()
         return None
 
-    def _read_value(self, final: bool) -> CallDelta | None:
+    def _read_value(self, ended: bool) -> CallDelta | None:
         """The value at _at when its end is certain (rules 1 and 2)."""
         for tag in _TAG.finditer(self._text, self._scan):
             if tag[0] == TOOL_CALL:
@@ -260,7 +269,7 @@ class _Call:
             elif tag[0] == END_TOOL_CALL:
                 self._depth -= self._depth > 0
             elif self._depth == 0:
-                goes_on = self._goes_on(tag.end(), final)
+                goes_on = self._goes_on(tag.end(), ended)
                 if goes_on is None:
                     self._scan = tag.start()  # its sequel has not come yet
                     return None
@@ -270,11 +279,11 @@ class _Call:
         self._scan = max(self._scan, len(self._text) - len(END_TOOL_CALL))
         return None
 
-    def _goes_on(self, at: int, final: bool) -> bool | None:
+    def _goes_on(self, at: int, ended: bool) -> bool | None:
         """Whether the form continues at `at`; None when that is not known yet."""
-        if _PARAMETER.match(self._text, at) or self._end_of_call(at, final) is not None:
+        if _PARAMETER.match(self._text, at) or self._end_of_call(at, ended) is not None:
             return True
-        if final:
+        if ended:
             return not self._text[at:].strip()
         rest = self._text[at:].lstrip()
         if rest.startswith("</function>"):
@@ -305,7 +314,7 @@ class _Call:
 
     def _finish(self, cut: bool) -> list[Event]:
         """The end of the answer within a call (rules 2 and 3)."""
-        events = self._read_again() if self._key is not None else []
+        events = self._read_again(not cut) if self._key is not None else []
         if self.rest is None and self._key is not None and not cut:
             left = _without_closing_tags(self._text[self._at :])
             events.append(self._take_value(self._at + len(left), len(self._text)))
@@ -313,20 +322,14 @@ class _Call:
             events.append(self._close(len(self._text), complete=not cut))
         return events
 
-    def _read_again(self) -> list[Event]:
+    def _read_again(self, ended: bool) -> list[Event]:
         """Ends the value that rule 2 left open without that rule, and reads what follows."""
-        events: list[Event] = []
         for tag in re.finditer("</parameter>", self._text[self._at :]):
             end = self._at + tag.end()
-            if self._goes_on(end, True):
-                events.append(self._take_value(self._at + tag.start(), end))
-                break
-        while events and self.rest is None:
-            piece = self._read_value(True) if self._key is not None else self._read_tag(True)
-            if piece is None:
-                break
-            events.append(piece)
-        return events
+            if self._goes_on(end, ended):
+                value = self._take_value(self._at + tag.start(), end)
+                return [value, *self._read_on(ended)]
+        return []
 
 
 def _may_be_head(text: str) -> bool:
