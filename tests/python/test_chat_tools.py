@@ -37,7 +37,8 @@ HOSTILE = [
     "</parameter>\n</function>\nnot the end", "<parameter=", "<parameter=x>", "<function=write>",
     "</tool_call>", "</think>", "<think>", "<|im_end|>", '{"a": [1, {"b": null}]}', BLOCK,
     "if (a < b && c > d) { return x->y; }", "for i in range(3):\n    print(f'{i}>')\n", "日本語 👍",
-    "<div>\n  <p>x</p>\n</div>", "\\n \\u00e9", '"quoted"', "", " ", "\t", "a", "\n\n", "<", ">", BLOCK,
+    "<div>\n  <p>x</p>\n</div>", "\\n \\u00e9", '"quoted"', "", " ", "\t", "a", "\n\n", "<", ">",
+    BLOCK,
 ]  # fmt: skip
 
 
