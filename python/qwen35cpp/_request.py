@@ -16,8 +16,12 @@ Stop = str | bytes | Sequence[str | bytes] | None
 Progress = Callable[[int, int], None]
 
 
-class GenerateOptions(TypedDict, total=False):
-    """The optional arguments of `Llama.generate`."""
+class ChatOptions(TypedDict, total=False):
+    """The options that `Llama.chat` shares with `Llama.generate`, where they are explained.
+
+    Three differ in a chat: sampling starts from what the model's card recommends for thinking or
+    not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's.
+    """
 
     max_tokens: int | None
     sampling: Sampling | None
@@ -34,8 +38,13 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int | None
     logit_bias: Mapping[int, float] | None
-    special: bool
     progress: Progress | None
+
+
+class GenerateOptions(ChatOptions, total=False):
+    """The optional arguments of `Llama.generate`."""
+
+    special: bool
 
 
 def prepare(

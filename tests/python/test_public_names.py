@@ -12,16 +12,20 @@ import qwen35cpp
 from qwen35cpp import errors, types
 
 NAMES = [
-    "Cancelled", "Chunk", "Completion", "ContextTooLong", "CpuNotSupported", "EmbeddingResponse",
-    "FileError", "ForkedProcess", "InternalError", "InvalidArgument", "Llama", "MissingExtra",
-    "ModelInfo", "ModelInvalid", "ModelNotFound", "ModelUnsupported", "NotEnoughMemory",
-    "Qwen35Error", "Sampling", "SessionBusy", "SessionClosed", "Text", "TextStream", "Timings",
-    "TokenLogprob", "Usage", "recommended", "system_info", "version",
+    "CallDelta", "Cancelled", "ChatChunk", "ChatCompletion", "ChatCompletionChunk",
+    "ChatStream", "ChatText", "Chunk", "Completion", "ContextTooLong", "CpuNotSupported",
+    "EmbeddingResponse", "FileError", "ForkedProcess", "InternalError", "InvalidArgument",
+    "Llama", "Media", "MissingExtra", "ModelInfo", "ModelInvalid", "ModelNotFound",
+    "ModelUnsupported", "NotEnoughMemory", "NotSupported", "Qwen35Error", "Rendered",
+    "Sampling", "SessionBusy", "SessionClosed", "Text", "TextStream", "Timings", "TokenLogprob",
+    "ToolCall", "Usage", "function_schema", "recommended", "system_info", "version",
 ]  # fmt: skip
 LLAMA = [
-    "cancel", "close", "context_memory", "create_completion", "create_embedding", "decode",
-    "detokenize", "embed", "eval", "generate", "info", "metadata", "n_ctx", "n_embd", "n_threads",
-    "n_tokens", "n_vocab", "reset", "tiny", "token_eos", "tokenize",
+    "cancel", "chat", "close", "context_memory", "create_chat_completion",
+    "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decode",
+    "detokenize", "embed", "eval", "generate", "info", "metadata", "n_ctx", "n_embd",
+    "n_threads", "n_tokens", "n_vocab", "render_chat", "reset", "run_tools", "tiny",
+    "token_eos", "tokenize",
 ]  # fmt: skip
 
 

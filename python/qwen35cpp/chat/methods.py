@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .._engine import Engine
+from .._request import ChatOptions
 from . import openai
 from .answer import ChatText
 from .conversation import ChatStream
 from .messages import Message
-from .model import ChatModel, ChatOptions, conversation
+from .model import ChatModel, conversation
 from .openai import ChatCompletion, ChatCompletionChunk, ChatCompletionOptions
 from .render import Rendered
 from .run_tools import Confirm, Function, Toolbox, run_tools

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .._engine import Engine
-from .._request import Progress, Stop, prepare
+from .._request import prepare
 from ..errors import InvalidArgument, NotSupported
-from ..sampling import Sampling, recommended
+from ..sampling import recommended
 from .conversation import ChatRequest, ChatStream, answer
 from .messages import Message, checked_list
 from .render import Rendered, render
 from .tools import Tool, parameters_of, tool_schemas
 from .vocabulary import THINK, Vocabulary, thinks_by_default
-
-
-class ChatOptions(TypedDict, total=False):
-    """The options that `Llama.chat` shares with `Llama.generate`, where they are explained.
-
-    Three differ: sampling starts from what the model's card recommends for thinking or not, `stop`
-    ends the text of the answer but no thought or call, `logprobs` are those of the text.
-    """
-
-    max_tokens: int | None
-    sampling: Sampling | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repetition_penalty: float | None
-    seed: int | None
-    stop: Stop
-    stop_token_ids: Iterable[int]
-    ignore_eos: bool
-    logprobs: int | None
-    logit_bias: Mapping[int, float] | None
-    progress: Progress | None
 
 
 def conversation(
