@@ -31,9 +31,10 @@ def expected(tiny_path: str) -> str:
 
 
 def test_run_prints_the_answer_and_nothing_else(tiny_path: str, expected: str) -> None:
-    done = q35("run", tiny_path, "Hello world", *SETTINGS)
+    done = q35("run", tiny_path, *SETTINGS, "Hello world")
     assert done.returncode == 0
     assert done.stderr == b""
+    assert done.stdout == q35("run", *SETTINGS, tiny_path, "Hello world").stdout
     assert done.stdout.decode() == expected + ("" if expected.endswith("\n") else "\n")
 
 
@@ -110,6 +111,7 @@ def test_the_output_is_utf8_in_any_locale(tiny_path: str) -> None:
         ([], 2, "usage"),
         (["frobnicate"], 2, "invalid choice"),
         (["run"], 2, "MODEL"),
+        (["run", "x.gguf", "--raw", "one", "two"], 2, "unrecognized arguments"),
         (["run", "x.gguf", "hi", "--max-tokens", "0"], 2, "at least 1"),
         (["run", "x.gguf", "hi", "--seed", "abc"], 2, "invalid int"),
         (["run", "x.gguf", "hi", "--special"], 2, "--special needs --raw"),
