@@ -10,13 +10,16 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._engine import Engine, Progress
 from ._handles import Detokenizer, Sampler
 from .errors import Cancelled
 from .sampling import Sampling
 from .types import Chunk, Text, Timings, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Stream(Iterator[C], Generic[C, T]):
         """Stops generating and lets the next caller have the Llama."""
         self._chunks.close()
 
-    def __enter__(self: S) -> S:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -203,8 +206,9 @@ class Stream(Iterator[C], Generic[C, T]):
         return self.result
 
 
-S = TypeVar("S", bound="Stream")  # type: ignore[type-arg]
-
-
 class TextStream(Stream[Chunk, Text]):
-    """The chunks of a text as they are generated, see Stream."""
+    """The chunks of a text as they are generated.
+
+    It holds its Llama until it is read to its end or closed: leave it early with close() or a
+    `with` statement. After the end `result` has the whole text with its figures.
+    """

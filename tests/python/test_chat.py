@@ -255,6 +255,8 @@ def test_the_room_for_a_thought() -> None:
     assert budget_within(100, 96, 3) == 96
     assert budget_within(100, 97, 3) == 96
     assert budget_within(4, None, 3) is None
+    assert budget_within(4, 1, 3) == 1
+    assert budget_within(5, 9, 3) == 1
 
 
 def test_an_answer_too_short_for_thought_and_text_ends_within_the_thought(tiny: Llama) -> None:

@@ -228,7 +228,10 @@ def test_the_json_form_is_read() -> None:
     assert parse(f"<tool_call>{text}</tool_call>").calls[0].arguments == {"count": 1}
 
 
-@pytest.mark.parametrize("body", ["hello", "{not json}", '{"no": "name"}', "[1]", "<b>"])
+@pytest.mark.parametrize(
+    "body",
+    ["hello", "{not json}", '{"no": "name"}', "[1]", "<b>", '{"name": "f", "arguments": NaN}'],
+)
 def test_what_is_no_call_is_text(body: str) -> None:
     text = f"a <tool_call>{body}</tool_call>"
     for seed in range(10):
@@ -282,6 +285,8 @@ def test_a_long_value_is_read() -> None:
         ({"type": "object"}, '{"a": 1e999}', '{"a": 1e999}'),
         ({"type": "array"}, "__import__('os')", "__import__('os')"),
         ({"type": "array"}, "[" * 50_000, "[" * 50_000),
+        ({"type": "array"}, "[" * 900 + "]" * 900, "[" * 900 + "]" * 900),
+        ({"type": "array"}, "[" * 90 + "]" * 90, json.loads("[" * 90 + "]" * 90)),
         ({"type": "array"}, "{1, 2}", "{1, 2}"),
         ({}, "12", 12),
         ({}, "012", "012"),

@@ -38,7 +38,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .values import Schema, convert
+from .values import Schema, convert, decode_json
 from .vocabulary import END_TOOL_CALL, TOOL_CALL
 
 
@@ -223,8 +223,8 @@ class _Call:
     def _read_json(self, final: bool) -> CallDelta | None:
         start = len(self._text) - len(self._text.lstrip())
         try:
-            value, end = json.JSONDecoder().raw_decode(self._text, start)
-        except (ValueError, RecursionError):
+            value, end = decode_json(self._text, start)
+        except ValueError:
             return None
         closing = _END_CALL.match(self._text, end)
         if not final and not closing:

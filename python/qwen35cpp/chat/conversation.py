@@ -31,7 +31,11 @@ class ChatRequest:
 
 
 class ChatStream(Stream[ChatChunk, ChatText]):
-    """The chunks of a chat's answer as they are generated; closed like every Stream."""
+    """The chunks of a chat's answer as they are generated.
+
+    It holds its Llama until it is read to its end or closed: leave it early with close() or a
+    `with` statement. After the end `result` has the whole answer with its figures.
+    """
 
 
 def answer(

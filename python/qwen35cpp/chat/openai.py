@@ -74,7 +74,7 @@ class ChatCompletionChoice(Record):
     index: int
     message: ChatCompletionMessage
     logprobs: Record | None
-    finish_reason: str
+    finish_reason: str  # "stop", "tool_calls", or "length": then a call may lack arguments
 
 
 class ChatCompletionUsage(Record):

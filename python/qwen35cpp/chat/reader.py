@@ -84,7 +84,9 @@ class AnswerReader:
             self.reasoning_tokens += 1
             return self._show("reasoning", self._others.push(token)[0])
         text, self.stopped = self._words.push(token)
-        return self._feed(text)
+        parts = self._feed(text)
+        # A bare call has begun: what is still held back belongs to it.
+        return parts + self._flush_words() if self._calls.inside else parts
 
     def finish(self, *, cut: bool) -> list[Part]:
         """The end of the answer; `cut`: by a limit and not by the model."""

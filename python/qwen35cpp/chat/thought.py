@@ -54,19 +54,19 @@ def budget_within(room: int, wanted: int | None, closing: int) -> int | None:
 
     Args:
         room: tokens to generate at most.
-        wanted: the budget asked for. It holds to the token unless the room is smaller; None lets
-            the thought take what leaves a quarter of the room, at most 1024 tokens, to the answer.
+        wanted: the budget asked for. It holds to the token unless there is no room for it, the end
+            of the thought and a token of text. None lets the thought take what leaves a quarter of
+            the room, at most 1024 tokens, to the answer.
         closing: tokens that closing the thought takes.
 
     Returns:
-        None when the room is too small for a thought, its end and a token of text: then the answer
-        is cut where the room ends.
+        None for no budget: the room is so small that the answer is cut within its thought.
     """
     reserved = 1 if wanted is not None else max(1, min(room // _RESERVED_SHARE, _RESERVED_MOST))
     largest = room - closing - reserved
-    if largest < 1:
-        return None
-    return largest if wanted is None else min(wanted, largest)
+    if largest < 1 or wanted is None:
+        return wanted if largest < 1 else largest
+    return min(wanted, largest)
 
 
 class ThoughtGuard:

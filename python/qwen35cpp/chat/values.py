@@ -20,6 +20,8 @@ _LONGEST_INTEGER = 1000  # digits; Python refuses to convert more than some thou
 _LONGEST_LITERAL = 100_000  # characters: Python's own parser is not made for hostile texts
 _NOTHING = object()  # a text that is no value of the type
 _DEEPEST = 16  # references followed and unions entered
+_DEEPEST_VALUE = 200  # lists and objects within each other
+_NESTS = (dict, list)
 
 
 def convert(text: str, schema: Schema, root: Schema) -> Any:
@@ -151,7 +153,7 @@ def _structure(text: str, kind: type) -> Any:
         if isinstance(value, tuple):
             value = list(value)
         # Once through JSON: what cannot be sent, such as a set, is no value; keys become strings.
-        value = json.loads(json.dumps(value, allow_nan=False))
+        value, _ = decode_json(json.dumps(value, allow_nan=False), 0)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return _NOTHING
     return value if isinstance(value, kind) else _NOTHING
@@ -159,10 +161,30 @@ def _structure(text: str, kind: type) -> Any:
 
 def _json(text: str, kinds: tuple[type, ...]) -> Any:
     try:
-        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError):
+        value, end = decode_json(text, len(text) - len(text.lstrip()))
+    except ValueError:
         return _NOTHING
-    return value if isinstance(value, kinds) else _NOTHING
+    return value if isinstance(value, kinds) and not text[end:].strip() else _NOTHING
+
+
+def decode_json(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at `start` and where it ends.
+
+    Raises:
+        ValueError: there is none, or none that could be sent on: NaN, 1e999, or nested so deep that
+            whoever reads it next may fail.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    level = [value]
+    for _ in range(_DEEPEST_VALUE):
+        groups = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, _NESTS)]
+        level = [child for group in groups for child in group]
+        if not level:
+            return value, end
+    raise ValueError("nested too deep")
 
 
 def _finite(text: str) -> float:
@@ -171,6 +193,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no number of JSON")
     return value
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 _READERS = {
