@@ -6,20 +6,11 @@
 >>> print(llm.generate("The capital of France is", max_tokens=8))
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._generate import TextStream
 from ._native import system_info, version
-from .chat import (
-    CallDelta,
-    ChatChunk,
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatStream,
-    ChatText,
-    Media,
-    Rendered,
-    ToolCall,
-    function_schema,
-)
 from .errors import (
     Cancelled,
     ContextTooLong,
@@ -51,7 +42,36 @@ from .types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from .chat.answer import ChatChunk, ChatText, ToolCall
+    from .chat.calls import CallDelta
+    from .chat.conversation import ChatStream
+    from .chat.openai import ChatCompletion, ChatCompletionChunk
+    from .chat.render import Media, Rendered
+    from .chat.tools import function_schema
+
 __version__ = version()
+
+# Names whose modules are imported at their first use: half of the time that importing would take.
+_LATER = {
+    "CallDelta": "calls",
+    "ChatChunk": "answer",
+    "ChatCompletion": "openai",
+    "ChatCompletionChunk": "openai",
+    "ChatStream": "conversation",
+    "ChatText": "answer",
+    "Media": "render",
+    "Rendered": "render",
+    "ToolCall": "answer",
+    "function_schema": "tools",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.chat.{_LATER[name]}"), name)
+
 
 __all__ = [
     "CallDelta",

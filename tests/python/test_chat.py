@@ -23,6 +23,7 @@ from qwen35cpp import (
     recommended,
 )
 from qwen35cpp.chat.loops import LoopDetector
+from qwen35cpp.chat.model import conversation
 from qwen35cpp.chat.reader import AnswerReader
 from qwen35cpp.chat.run_tools import run_tools
 from qwen35cpp.chat.thought import budget_within, thinking_asked
@@ -190,6 +191,18 @@ def test_pictures_are_refused_until_they_can_be_seen(tiny: Llama) -> None:
         tiny.chat([{"role": "assistant", "content": "x"}], images=["cat.png"])
 
 
+def test_pictures_go_before_the_text_of_the_last_message() -> None:
+    early = {"role": "user", "content": "early"}
+    late = {"role": "user", "content": [{"type": "text", "text": "late"}]}
+    found = conversation([early, late], "Be brief.", ["a.png", b"bytes"])
+    assert [message["role"] for message in found] == ["system", "user", "user"]
+    assert found[1] == early
+    shown = [part.get("image", part.get("text")) for part in found[2]["content"]]
+    assert shown == ["a.png", b"bytes", "late"]
+    assert late["content"] == [{"type": "text", "text": "late"}]  # untouched
+    assert conversation("q", None, None) == [{"role": "user", "content": "q"}]
+
+
 # ---- thinking -----------------------------------------------------------------------------------
 
 
@@ -236,6 +249,18 @@ def test_a_budget_holds_to_the_token(tiny: Llama, budget: int) -> None:
     # What the model read is what a conversation with this answer renders.
     thought = tiny.decode(answer.tokens[:end])
     assert thought.strip() == answer.reasoning.strip()
+
+
+def test_the_model_reads_the_end_put_to_its_thought(tiny: Llama) -> None:
+    messages = [{"role": "user", "content": QUESTION}]
+    bias = never(tiny, *ENDS, "<think>", "</think>", "<tool_call>")
+    options: dict[str, Any] = {"temperature": 0, "logit_bias": bias}
+    answer = tiny.chat(messages, thinking_budget=6, max_tokens=30, **options)
+    answered = answer.tokens.index(special(tiny, "</think>")) + 1 + len(tiny.tokenize("\n\n"))
+    tiny.reset()
+    told = tiny.render_chat(messages, think=True).ids + answer.tokens[:answered]
+    went_on = tiny.generate(told, max_tokens=3, **options)
+    assert went_on.tokens == answer.tokens[answered : answered + 3]
 
 
 def test_a_thought_leaves_room_for_the_answer(tiny: Llama) -> None:

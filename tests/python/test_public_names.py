@@ -32,6 +32,7 @@ LLAMA = [
 def test_public_names_are_these() -> None:
     assert sorted(qwen35cpp.__all__) == NAMES
     assert all(hasattr(qwen35cpp, name) for name in NAMES)
+    assert not hasattr(qwen35cpp, "ChatTextt")
     public = [name for name in dir(qwen35cpp.Llama) if not name.startswith("_")]
     assert public == LLAMA
 
@@ -100,7 +101,8 @@ def test_records_are_dictionaries_with_attributes() -> None:
         _ = record.usage
 
 
-def test_importing_loads_neither_numpy_nor_pil() -> None:
-    code = "import sys, qwen35cpp; print({'numpy', 'PIL', 'argparse', 'cffi'} & set(sys.modules))"
+def test_importing_loads_neither_numpy_nor_pil_nor_chat() -> None:
+    heavy = {"numpy", "PIL", "argparse", "cffi", "qwen35cpp.chat.model"}
+    code = f"import sys, qwen35cpp; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

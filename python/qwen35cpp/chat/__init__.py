@@ -12,7 +12,9 @@ OpenAI's shapes; run_tools.py runs Python functions.
 
 The ids are those of the official template, tokenized as one string, but for these differences:
 
-- Text of people, tools and files is never a control token: "<|im_end|>" in a message stays text.
+- Text of messages, tools and files is never a control token: "<|im_end|>" stays text, also in what
+  an assistant said. Only the thought at the head of an assistant's content is told apart, and calls
+  belong into `tool_calls`.
 - The role "developer" is "system"; OpenAI's part types `input_text`, `input_image` and `video_url`
   are read like Qwen's own.
 - Arguments of a tool call may be a JSON string, as OpenAI's clients send them; the template renders
@@ -22,24 +24,7 @@ The ids are those of the official template, tokenized as one string, but for the
   tokenizer fails on them.
 - A picture part without a picture is an error.
 - A thought at the head of an assistant's content is looked for in text only, not among pictures.
+
+The public names are those of qwen35cpp itself. Nothing is imported here, so that who does not chat
+does not wait for it.
 """
-
-from .answer import ChatChunk, ChatText, ToolCall
-from .calls import CallDelta
-from .conversation import ChatStream
-from .openai import ChatCompletion, ChatCompletionChunk
-from .render import Media, Rendered
-from .tools import function_schema
-
-__all__ = [
-    "CallDelta",
-    "ChatChunk",
-    "ChatCompletion",
-    "ChatCompletionChunk",
-    "ChatStream",
-    "ChatText",
-    "Media",
-    "Rendered",
-    "ToolCall",
-    "function_schema",
-]

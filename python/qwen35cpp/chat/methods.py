@@ -1,6 +1,7 @@
 """The chat methods of Llama: arguments and documentation; the work is done by the modules beside.
 
-ChatMethods is a base class of Llama and not of use without it.
+ChatMethods is a base class of Llama and not of use without it. The methods import what they need:
+see chat/__init__.py.
 """
 
 from __future__ import annotations
@@ -8,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .._engine import Engine
-from .._request import ChatOptions
-from . import openai
-from .answer import ChatText
-from .conversation import ChatStream
-from .messages import Message
-from .model import ChatModel, conversation
-from .openai import ChatCompletion, ChatCompletionChunk, ChatCompletionOptions
-from .render import Rendered
-from .run_tools import Confirm, Function, Toolbox, run_tools
-from .tools import Tool
-
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from .._engine import Engine
+    from .._request import ChatOptions
+    from .answer import ChatText
+    from .conversation import ChatStream
+    from .messages import Message
+    from .model import ChatModel
+    from .openai import ChatCompletion, ChatCompletionChunk, ChatCompletionOptions
+    from .render import Rendered
+    from .run_tools import Confirm, Function
+    from .tools import Tool
 
 
 class ChatMethods:
@@ -119,6 +119,8 @@ class ChatMethods:
             ModelUnsupported: the vocabulary is not that of a chat model.
             NotSupported: the conversation holds images or videos.
         """
+        from .model import conversation
+
         model = self._chat()
         request = model.request(
             conversation(prompt, system, images),
@@ -161,6 +163,9 @@ class ChatMethods:
             thinking_budget: as in `chat`.
             options: as in `chat`.
         """
+        from .model import conversation
+        from .run_tools import Toolbox, run_tools
+
         schemas = Toolbox(functions).schemas
 
         def ask(messages: list[dict[str, Any]]) -> ChatText:
@@ -232,6 +237,8 @@ class ChatMethods:
         the model card's values as in `chat`. The thought is in `reasoning_content` beside
         `content`. Arguments without a meaning here warn once.
         """
+        from . import openai
+
         return openai.create(self, messages, stream, options)
 
     def create_chat_completion_openai_v1(
@@ -246,9 +253,13 @@ class ChatMethods:
         Raises:
             MissingExtra: that package is not installed.
         """
+        from . import openai
+
         return openai.create_v1(self, messages, stream, options)
 
     def _chat(self) -> ChatModel:
+        from .model import ChatModel
+
         if self._chat_model is None:
             self._chat_model = ChatModel(self._engine, self._end_tokens)
         return self._chat_model

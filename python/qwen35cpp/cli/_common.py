@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._bundled import TINY, TINY_FILE
 
 if TYPE_CHECKING:
-    from ..chat import ChatStream
+    from ..chat.conversation import ChatStream
     from ..types import Text
 
 Commands = Any  # argparse keeps the type of add_subparsers() private

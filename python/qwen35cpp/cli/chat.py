@@ -24,7 +24,7 @@ from ._common import (
 )
 
 if TYPE_CHECKING:
-    from ..chat import ChatText
+    from ..chat.answer import ChatText
     from ..llama import Llama
 
 HELP = """\
@@ -119,10 +119,10 @@ class _Chat:
         elif line:
             self._ask([*self._messages, {"role": "user", "content": line.removeprefix("/")}])
 
-    def _ask(self, messages: list[dict[str, Any]], **changed: Any) -> None:
+    def _ask(self, messages: list[dict[str, Any]]) -> None:
         """Answers `messages`, which become the conversation when that worked."""
         progress = Progress("reading", quiet=self._args.quiet)
-        options = {**self._options, **changed, "progress": progress, "think": self._think}
+        options = {**self._options, "progress": progress, "think": self._think}
         options["thinking_budget"] = None if self._think is False else self._args.thinking_budget
         said: list[str] = []
         try:
