@@ -304,6 +304,15 @@ def test_thinking_off_gives_no_thinking_tokens(tiny: Llama) -> None:
             assert answer.reasoning == ""
 
 
+def test_a_turn_that_ends_within_the_thought_still_owes_the_answer(tiny: Llama) -> None:
+    end = special(tiny, "<|im_end|>")
+    answer = tiny.chat("x", think=True, seed=1, logit_bias={end: 1e4}, max_tokens=20)
+    assert tiny.decode(answer.tokens) == "\n</think>\n\n"  # and then the end once more
+    assert (answer, answer.reasoning, answer.reasoning_tokens) == ("", "", 0)
+    assert (answer.finish_reason, answer.stop_reason) == ("stop", end)
+    assert answer.reasoning_end == "model"
+
+
 def test_an_endless_thought_is_ended(tiny: Llama) -> None:
     (word,) = tiny.tokenize("x")
     answer = tiny.chat("x", think=True, temperature=0, logit_bias={word: 60.0}, max_tokens=400)

@@ -100,7 +100,7 @@ def written(name: str, arguments: Mapping[str, str]) -> str:
 
 # What a value must not hold outside of quoted calls: the form's own sequel.
 AMBIGUOUS = re.compile(
-    r"</parameter>\s*(<parameter=[^>\n]*>|</function>\s*</tool_call>|</tool_call>)"
+    r"</parameter>\s*(<parameter=[^>\n]*>|</function>\s*(</tool_call>|block)|</tool_call>)"
 )
 
 
@@ -192,6 +192,25 @@ def test_closing_tags_left_out_by_the_model() -> None:
         assert call.arguments == {"count": 7}, tail
 
 
+def test_a_call_left_open_before_the_next() -> None:
+    one = "<tool_call>\n<function=write>\n<parameter=count>\n7\n</parameter>\n</function>\n"
+    for seed in range(20):
+        found = parse(one + written("get_weather", {"text": "x"}), random.Random(seed))
+        assert [(c.name, c.arguments) for c in found.calls] == [
+            ("write", {"count": 7}),
+            ("get_weather", {"text": "x"}),
+        ]
+
+
+def test_what_stands_between_the_tags_of_a_call_is_skipped() -> None:
+    body = "<function=write>\nNow the count:\n<parameter=count>\n7\n</parameter>\n</function>"
+    for seed in range(20):
+        found = parse(f"<tool_call>{body}\n</tool_call>\nDone.", random.Random(seed))
+        assert [call.arguments for call in found.calls] == [{"count": 7}]
+        assert found.text == "\nDone."
+    assert parse("<tool_call>\n<function=write>\n</function>\nDone.").text == "\nDone."
+
+
 def test_a_lone_opening_tag_in_a_value_does_not_swallow_the_next_call() -> None:
     text = written("write", {"text": "use <tool_call> so"}) + "\nand\n" + written("write", {})
     for seed in range(20):
@@ -238,6 +257,30 @@ def test_what_is_no_call_is_text(body: str) -> None:
         found = parse(text, random.Random(seed))
         assert found.calls == ()
         assert found.text == text
+
+
+def test_any_text_is_read_the_same_in_any_pieces() -> None:
+    rng = random.Random(31)
+    tags = [
+        "<tool_call>", "</tool_call>", "<function=write>", "</function>", "<parameter=text>",
+        "<parameter=count>", "</parameter>", "<function=", "<parameter=", '{"name": "write"', "}",
+        '"arguments": {"count": 1}', "\n", "\n", "\n", " ", "word", "5", "<", ">", ", ", "日",
+    ]  # fmt: skip
+    calls = 0
+    for _ in range(3000):
+        text = "".join(rng.choices(tags, k=rng.randint(1, 24)))
+        cut = rng.random() < 0.3
+        whole = parse(text, cut=cut)
+        for found in (parse(text, rng, cut=cut), parse(text, rng, cut=cut)):
+            assert found.text == whole.text, text
+            assert _without_ids(whole, Parsed("", found.calls, [])) == whole.calls, text
+        calls += len(whole.calls)
+        for index in {delta.index for delta in whole.deltas}:
+            pieces = [delta for delta in whole.deltas if delta.index == index]
+            assert isinstance(json.loads("".join(d.arguments for d in pieces)), dict)
+            assert [d.done for d in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert len({call.id for call in whole.calls}) == len(whole.calls)
+    assert calls > 300
 
 
 def test_a_long_value_is_read() -> None:

@@ -13,8 +13,8 @@ The form that the models were trained on:
 VALUE is raw, so it may hold any of these tags. Three rules find its end:
 
 1. </parameter> ends a value only when the call goes on as the form demands: with <parameter=...>,
-   or with </function> (which models forget now and then) and </tool_call>. If anything else stands
-   behind it, it belongs to the value.
+   or with </function> and </tool_call>, one of which models forget now and then. If anything else
+   stands behind it, it belongs to the value.
 2. A <tool_call> inside a value opens a block that the value keeps up to the </tool_call> that
    closes it: a value may quote whole calls. When the answer ends with such a block open, the value
    is read again without this rule.
@@ -57,12 +57,17 @@ class CallDelta:
 Event = str | CallDelta  # text that is no call, or a piece of one
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]*)>")
-_PARAMETER = re.compile(r"\s*<parameter=([^>\n]*)>")
 _END_FUNCTION = re.compile(r"\s*</function>")
+_PARAMETER = re.compile(r"\s*<parameter=[^>\n]*>")
 _END_CALL = re.compile(rf"\s*{END_TOOL_CALL}")
-_TAG = re.compile(rf"</parameter>|{TOOL_CALL}|{END_TOOL_CALL}")
+_NEXT_CALL = re.compile(rf"\s*{TOOL_CALL}")
+# Between parameters, text that is no tag means nothing and is skipped.
+_NEXT_TAG = re.compile(rf"<parameter=([^>\n]*)>|{END_TOOL_CALL}|</function>\s*(?={TOOL_CALL})")
+_NEXT_TAG_BARE = re.compile(r"<parameter=([^>\n]*)>|</function>")
+_VALUE_TAG = re.compile(rf"</parameter>|{TOOL_CALL}|{END_TOOL_CALL}")
 _BARE = re.compile(r"(?:^|\n)[ \t]*(<function=([^>\n]*)>)")
 _BARE_START = "<function="
+_CALL_TAGS = (TOOL_CALL, END_TOOL_CALL)
 
 
 class CallParser:
@@ -79,7 +84,7 @@ class CallParser:
         self._line_start = True  # where the text outside of calls stands
         self._call: _Call | None = None
         self._count = 0
-        self._again = False  # reading behind a call that rule 2 had hidden: its tags are text here
+        self._behind = False  # the text held was fed while a call was open: its tags are text
 
     @property
     def inside(self) -> bool:
@@ -118,18 +123,19 @@ class CallParser:
                 return events
             self._count += self._call.started
             self._held, self._line_start = self._call.rest, self._call.started
-            self._call, self._again = None, final
+            self._call, self._behind = None, True
             if not self._held:
                 return events
 
     def _read_text(self, final: bool) -> list[Event]:
         """Text up to a bare call; holds back what may become one."""
         text, known = self._held, self._parameters
-        if self._again and TOOL_CALL in text:
+        if self._behind and TOOL_CALL in text:
             shown, _, self._held = text.partition(TOOL_CALL)
             self._begin(bare=False)
             return [shown] if shown else []
-        prefix = "\n" if self._line_start else " "  # so that a line start can be seen
+        self._behind = False
+        prefix = "\n" if self._line_start else "."  # so that a line start can be seen
         for found in _BARE.finditer(prefix + text) if known else ():
             if found[2].strip() in known:
                 at = found.start(1) - 1
@@ -243,27 +249,28 @@ class _Call:
 
     def _read_tag(self, ended: bool) -> CallDelta | None:
         """The next parameter's opening tag, or the end of the call."""
-        found = _PARAMETER.match(self._text, self._at)
-        if found:
-            self._key, self._at = found[1].strip(), found.end()
-            self._scan, self._depth = self._at, 0
-            return self._read_value(ended)
-        end = self._end_of_call(self._at, ended)
-        return self._close(end, complete=True) if end is not None else None
+        found = (_NEXT_TAG_BARE if self._bare else _NEXT_TAG).search(self._text, self._at)
+        if found is None:
+            return None
+        if found[1] is None:
+            return self._close(found.end(), complete=True)
+        self._key, self._at = found[1].strip(), found.end()
+        self._scan, self._depth = self._at, 0
+        return self._read_value(ended)
 
-    def _end_of_call(self, at: int, ended: bool) -> int | None:
-        """Where a call ends whose </function>, or </tool_call>, is due at `at`; None: not here."""
+    def _end_of_call(self, at: int, ended: bool) -> bool:
+        """Whether the call ends at `at`, behind a parameter."""
         function = _END_FUNCTION.match(self._text, at)
-        closing = _END_CALL.match(self._text, function.end() if function else at)
-        if closing:
-            return closing.end()
-        if function and (self._bare or (ended and not self._text[function.end() :].strip())):
-            return function.end()
-        return None
+        if _END_CALL.match(self._text, function.end() if function else at):
+            return True
+        if not function:
+            return False
+        rest = self._text[function.end() :]
+        return self._bare or bool(_NEXT_CALL.match(rest)) or (ended and not rest.strip())
 
     def _read_value(self, ended: bool) -> CallDelta | None:
         """The value at _at when its end is certain (rules 1 and 2)."""
-        for tag in _TAG.finditer(self._text, self._scan):
+        for tag in _VALUE_TAG.finditer(self._text, self._scan):
             if tag[0] == TOOL_CALL:
                 self._depth += 1
             elif tag[0] == END_TOOL_CALL:
@@ -281,14 +288,14 @@ class _Call:
 
     def _goes_on(self, at: int, ended: bool) -> bool | None:
         """Whether the form continues at `at`; None when that is not known yet."""
-        if _PARAMETER.match(self._text, at) or self._end_of_call(at, ended) is not None:
+        if _PARAMETER.match(self._text, at) or self._end_of_call(at, ended):
             return True
         if ended:
             return not self._text[at:].strip()
         rest = self._text[at:].lstrip()
         if rest.startswith("</function>"):
             rest = rest[len("</function>") :].lstrip()
-            return None if _may_become(rest, END_TOOL_CALL) else False
+            return None if any(_may_become(rest, tag) for tag in _CALL_TAGS) else False
         expected = ("<parameter=", "</function>", END_TOOL_CALL)
         pending = any(_may_become(rest, tag) for tag in expected)
         unclosed = rest.startswith("<parameter=") and not re.search(r"[>\n]", rest)
@@ -319,7 +326,9 @@ class _Call:
             left = _without_closing_tags(self._text[self._at :])
             events.append(self._take_value(self._at + len(left), len(self._text)))
         if self.rest is None:
-            events.append(self._close(len(self._text), complete=not cut))
+            closed = _END_FUNCTION.search(self._text, self._at)
+            end = closed.end() if closed and not cut else len(self._text)
+            events.append(self._close(end, complete=not cut))
         return events
 
     def _read_again(self, ended: bool) -> list[Event]:

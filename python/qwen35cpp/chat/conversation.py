@@ -13,7 +13,7 @@ from .answer import CallCollector, ChatChunk, ChatText
 from .reader import AnswerReader, Part
 from .thought import ThoughtGuard, budget_within
 from .values import Schema
-from .vocabulary import END_THINK, TOOL_CALL, Vocabulary
+from .vocabulary import END_THINK, IM_END, TOOL_CALL, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Writer:
 
     def __init__(self, engine: Engine, vocabulary: Vocabulary, chat: ChatRequest) -> None:
         self._chat, self._vocabulary = chat, vocabulary
-        self._end_think = vocabulary.id(END_THINK)
+        self._end_think, self._im_end = vocabulary.id(END_THINK), vocabulary.id(IM_END)
         request = chat.request
         self._reader = AnswerReader(
             engine,
@@ -94,7 +94,11 @@ class _Writer:
         reader = self._reader
         thinking, in_call = reader.thinking, reader.in_call
         token = self.decoding.draw() if self.decoding.finish_reason is None else None
-        if token is not None:
+        if thinking and self.decoding.stop_reason == self._im_end:
+            # The model ended its turn within the thought: it still owes the answer.
+            self.decoding.finish_reason = self.decoding.stop_reason = None
+            parts += self._end_thought("model")
+        elif token is not None:
             parts += reader.push(token)
             self._fresh.append(token)
             if thinking or reader.thinking:
@@ -124,10 +128,15 @@ class _Writer:
         why = self._guard.check(token, self._reader.reasoning_tokens)
         if why is None:
             return []
+        return self._end_thought(why)
+
+    def _end_thought(self, why: str) -> list[Part]:
+        """Closes the thought in the model's place."""
         self._reasoning_end = why
-        line = [] if self._token_bytes(token)[0].endswith(b"\n") else self._vocabulary.encode("\n")
+        tokens = self.decoding.tokens
+        whole_line = tokens and self._token_bytes(tokens[-1])[0].endswith(b"\n")
         # The line break belongs to the format and not to the thought: the reader does not see it.
-        self._fresh += self.decoding.force(line)
+        self._fresh += self.decoding.force([] if whole_line else self._vocabulary.encode("\n"))
         end = [self._end_think, *self._vocabulary.encode("\n\n")]
         return self._force(end) + self._force_call()
 
