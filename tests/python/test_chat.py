@@ -7,6 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from qwen35cpp import (
     InvalidArgument,
     Llama,
     NotSupported,
+    Sampling,
     SessionBusy,
     ToolCall,
     recommended,
@@ -147,10 +149,15 @@ def test_stop_strings_end_the_text_but_not_the_thought(tiny: Llama) -> None:
     assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
 
 
-def test_sampling_starts_from_the_card(tiny: Llama) -> None:
-    card = recommended(tiny.info, thinking=True)
-    given = tiny.chat(QUESTION, think=True, seed=5, max_tokens=30, sampling=card)
-    assert tiny.chat(QUESTION, think=True, seed=5, max_tokens=30).tokens == given.tokens
+def test_sampling_starts_from_the_card_of_the_mode(tiny: Llama) -> None:
+    def sampling(think: bool, **options: Any) -> Sampling:
+        messages = [{"role": "user", "content": QUESTION}]
+        return tiny._chat().request(messages, options, seed=1, think=think).request.sampling
+
+    assert sampling(True) == recommended(tiny.info, thinking=True)
+    assert sampling(False) == recommended(tiny.info)
+    assert sampling(True, top_k=5) == replace(recommended(tiny.info, thinking=True), top_k=5)
+    assert sampling(True, temperature=0) == Sampling(temperature=0)
 
 
 def test_logprobs_are_those_of_the_text(tiny: Llama) -> None:
