@@ -45,7 +45,7 @@ class Vocabulary:
             if len(ids) != 1:
                 raise ModelUnsupported(
                     f"the vocabulary has no token {name}",
-                    hint="this is not a chat model: use generate() or create_completion()",
+                    hint="this is not a chat model: use generate(), on the command line run --raw",
                 )
             self._ids[name] = ids[0]
 
