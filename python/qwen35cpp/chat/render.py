@@ -83,7 +83,7 @@ class Rendered:
     thinking: bool  # the ids end within an opened thought
     # How many ids at the beginning stay as they are however the conversation goes on: those before
     # the first thought. A new question drops the thoughts rendered here, also the empty ones. (Where
-    # an assistant's content begins with blanks, the line break before it is one token with them.)
+    # content of an assistant begins with blanks, the line break before melts into their token.)
     stable: int
 
 
