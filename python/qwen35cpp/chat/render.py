@@ -82,8 +82,8 @@ class Rendered:
     media: tuple[Media, ...]
     thinking: bool  # the ids end within an opened thought
     # How many ids at the beginning stay as they are however the conversation goes on: those before
-    # the first thought. A new question drops the thoughts rendered here, also the empty ones. (Where
-    # content of an assistant begins with blanks, the line break before melts into their token.)
+    # the first thought. A new question drops the thoughts rendered here, empty ones too. (Where
+    # an assistant's content begins with blanks, they melt with the line break before.)
     stable: int
 
 
