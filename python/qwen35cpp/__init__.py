@@ -2,8 +2,12 @@
 
 >>> from qwen35cpp import Llama
 >>> llm = Llama("model.gguf")
+>>> print(llm.chat("What is the capital of France?"))
 >>> print(llm.generate("The capital of France is", max_tokens=8))
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from ._generate import TextStream
 from ._native import system_info, version
@@ -21,6 +25,7 @@ from .errors import (
     ModelNotFound,
     ModelUnsupported,
     NotEnoughMemory,
+    NotSupported,
     Qwen35Error,
     SessionBusy,
     SessionClosed,
@@ -40,10 +45,45 @@ from .types import (
     VisionInfo,
 )
 
+if TYPE_CHECKING:
+    from .chat.answer import ChatChunk, ChatText, ToolCall
+    from .chat.calls import CallDelta
+    from .chat.conversation import ChatStream
+    from .chat.openai import ChatCompletion, ChatCompletionChunk
+    from .chat.render import Media, Rendered
+    from .chat.tools import function_schema
+
 __version__ = version()
 
+# Names whose modules are imported at their first use: half of the time that importing would take.
+_LATER = {
+    "CallDelta": "calls",
+    "ChatChunk": "answer",
+    "ChatCompletion": "openai",
+    "ChatCompletionChunk": "openai",
+    "ChatStream": "conversation",
+    "ChatText": "answer",
+    "Media": "render",
+    "Rendered": "render",
+    "ToolCall": "answer",
+    "function_schema": "tools",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.chat.{_LATER[name]}"), name)
+
+
 __all__ = [
+    "CallDelta",
     "Cancelled",
+    "ChatChunk",
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "ChatStream",
+    "ChatText",
     "Chunk",
     "Completion",
     "ContextTooLong",
@@ -55,13 +95,16 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "Llama",
+    "Media",
     "MissingExtra",
     "ModelInfo",
     "ModelInvalid",
     "ModelNotFound",
     "ModelUnsupported",
     "NotEnoughMemory",
+    "NotSupported",
     "Qwen35Error",
+    "Rendered",
     "Sampling",
     "SessionBusy",
     "SessionClosed",
@@ -69,9 +112,11 @@ __all__ = [
     "TextStream",
     "Timings",
     "TokenLogprob",
+    "ToolCall",
     "Usage",
     "VisionInfo",
     "VisionMissing",
+    "function_schema",
     "recommended",
     "system_info",
     "version",

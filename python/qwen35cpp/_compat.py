@@ -12,18 +12,19 @@ _GRANTED = frozenset({"embedding", "logits_all", "no_perf", "use_mlock"})
 
 # They tune another engine: one warning each.
 _WITHOUT_EFFECT = frozenset({
-    "chat_format", "chat_handler", "flash_attn", "last_n_tokens_size", "main_gpu", "mirostat_eta",
-    "mirostat_mode", "mirostat_tau", "model", "mul_mat_q", "n_gpu_layers", "n_threads_batch",
-    "n_ubatch", "numa", "offload_kqv", "op_offload", "pooling_type", "rope_freq_base",
-    "rope_freq_scale", "rope_scaling_type", "rpc_servers", "spm_infill", "split_mode", "swa_full",
-    "tensor_split", "tfs_z", "type_k", "type_v", "typical_p", "user", "yarn_attn_factor",
-    "yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor", "yarn_orig_ctx",
+    "chat_format", "chat_handler", "flash_attn", "last_n_tokens_size", "main_gpu", "metadata",
+    "mirostat_eta", "mirostat_mode", "mirostat_tau", "model", "mul_mat_q", "n_gpu_layers",
+    "n_threads_batch", "n_ubatch", "numa", "offload_kqv", "op_offload", "pooling_type",
+    "rope_freq_base", "rope_freq_scale", "rope_scaling_type", "rpc_servers", "service_tier",
+    "split_mode", "spm_infill", "store", "swa_full", "tensor_split", "tfs_z", "type_k",
+    "type_v", "typical_p", "user", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow",
+    "yarn_ext_factor", "yarn_orig_ctx",
 })  # fmt: skip
 
 # Without them the answer would be another one: an error.
 _MISSING = frozenset({
-    "draft_model", "grammar", "kv_overrides", "logits_processor", "lora_base", "lora_path",
-    "lora_scale", "stopping_criteria", "suffix", "tokenizer",
+    "draft_model", "function_call", "functions", "grammar", "kv_overrides", "logits_processor",
+    "lora_base", "lora_path", "lora_scale", "stopping_criteria", "suffix", "tokenizer",
 })  # fmt: skip
 
 _warned: set[str] = set()

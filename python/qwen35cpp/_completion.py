@@ -22,7 +22,8 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .llama import Llama, Prompt, Stop
+    from ._request import Prompt, Stop
+    from .llama import Llama
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's, and llama-cpp-python's
 

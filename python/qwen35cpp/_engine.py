@@ -193,8 +193,9 @@ class Engine:
     ) -> int:
         """Makes the session stand after exactly `tokens`; returns how many were there already.
 
-        `spans` are the pictures in the tokens, in order, see vision/prompt.py. The recurrent state cannot be cut back, so what was evaluated before is of use only when the
-        whole of it is a prefix of `tokens`.
+        `spans` are the pictures in the tokens, in order, see vision/prompt.py. The recurrent state
+        cannot be cut back, so what was evaluated before is of use only when the whole of it is a
+        prefix of `tokens`.
         """
         with self.alive:
             self.session.clear_cancel()

@@ -1,12 +1,16 @@
-"""The generation loop: prefill, then draw, show and evaluate one token after another."""
+"""The generation loop: prefill, then draw, show and evaluate one token after another.
+
+Decoding is the part that chat shares, see chat/conversation.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._engine import Engine, Progress
 from ._handles import Detokenizer, Sampler
@@ -15,6 +19,8 @@ from .sampling import Sampling
 from .types import Chunk, Text, Timings, TokenLogprob, Usage
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .vision import Span
 
 
@@ -35,95 +41,133 @@ class Request:
     spans: Sequence[Span] = ()  # the pictures in `tokens`
 
 
-@dataclass
-class _Answer:
-    """What was generated so far."""
+class Decoding:
+    """The tokens of one answer, drawn one at a time. Use it while holding the engine's turn."""
 
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-    shown: int = 0  # tokens that earlier chunks stand for
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    paused: float = 0.0  # seconds that the reader of a stream took
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine, self._request = engine, request
+        self._pending: list[int] = []  # tokens of the answer not evaluated yet
+        self._cached = 0
+        self._started = self._prefilled = time.perf_counter()
+        self._paused = 0.0  # seconds that the reader of a stream took
+        self.tokens: list[int] = []  # without a stop token
+        self.logprobs: list[TokenLogprob] = []  # of the tokens drawn
+        self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+        with engine.alive:  # so that settings out of range fail before a long prompt
+            self._sampler = Sampler(
+                engine.model,
+                request.sampling,
+                seed=request.seed,
+                n_logprobs=request.n_logprobs,
+                logit_bias=request.logit_bias,
+            )
+            if request.sampling.repetition_penalty != 1.0:
+                self._sampler.accept_prompt([token for token in request.tokens if token >= 0])
 
-    def chunk(self, text: str, with_logprobs: bool) -> Chunk:
-        """The next chunk: `text` and the tokens not yet handed out."""
-        fresh = slice(self.shown, len(self.tokens))
-        self.shown = len(self.tokens)
-        self.pieces.append(text)
-        logprobs = self.logprobs[fresh] if with_logprobs else None
-        return Chunk.create(text, self.tokens[fresh], logprobs, self.finish_reason)
+    def prefill(self) -> None:
+        """Evaluates the prompt."""
+        self._started = time.perf_counter()
+        self._cached = self._engine.begin(
+            self._request.tokens, self._request.progress, self._request.spans
+        )
+        self._prefilled = time.perf_counter()
+
+    def draw(self) -> int | None:
+        """The next token; None when the model ended its answer with a stop token."""
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._engine.eval(pending)
+        token, logprob = self._engine.sample(self._sampler)
+        if token in self._request.stop_tokens:
+            self.finish_reason, self.stop_reason = "stop", token
+            return None
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        self._append([token])
+        return token
+
+    def force(self, tokens: Sequence[int]) -> list[int]:
+        """Puts tokens behind those drawn, as many as there is room for, and returns these."""
+        taken = list(tokens[: self._request.max_tokens - len(self.tokens)])
+        if taken:
+            with self._engine.alive:
+                self._sampler.accept(taken)
+            self._append(taken)
+        return taken
+
+    def _append(self, tokens: list[int]) -> None:
+        self.tokens += tokens
+        self._pending += tokens
+        if len(self.tokens) >= self._request.max_tokens:
+            self.finish_reason = "length"
+
+    @contextlib.contextmanager
+    def handed_out(self) -> Iterator[None]:
+        """Around the `yield` of a chunk: the reader's time is not ours, its thread may be new."""
+        since = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - since
+        self._engine.turn.adopt()
+
+    def describe(self, text: Text) -> None:
+        """Writes tokens, figures and reasons into the whole text."""
+        decoding = time.perf_counter() - self._prefilled - self._paused
+        prompt, made = len(self._request.tokens), len(self.tokens)
+        text.tokens = self.tokens
+        text.logprobs = self.logprobs if self._request.n_logprobs is not None else None
+        text.finish_reason, text.stop_reason = self.finish_reason or "stop", self.stop_reason
+        text.usage = Usage(prompt, made, self._cached)
+        text.timings = Timings(
+            self._prefilled - self._started, decoding, prompt - self._cached, made
+        )
+        text.seed = self._request.seed
 
 
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
     """Yields the chunks of one answer and returns its whole text. Holds the turn until then."""
     with engine.turn.hold():
-        with engine.alive:  # first, so that settings out of range fail before a long prompt
-            sampler, text = _tools(engine, request)
-        started = time.perf_counter()
-        cached = engine.begin(request.tokens, request.progress, request.spans)
-        prefilled = time.perf_counter()
-        answer = _Answer()
-        with_logprobs = request.n_logprobs is not None
-        while answer.finish_reason is None:
-            piece = _draw(engine, request, sampler, text, answer)
-            if piece or answer.finish_reason:
-                chunk = answer.chunk(piece, with_logprobs)
-                handed_out = time.perf_counter()
-                yield chunk
-                answer.paused += time.perf_counter() - handed_out
-                engine.turn.adopt()
-            if answer.finish_reason is None:
-                engine.eval(answer.tokens[-1:])
-        decoding = time.perf_counter() - prefilled - answer.paused
-
-    whole = Text("".join(answer.pieces))
-    whole.tokens = answer.tokens
-    whole.logprobs = answer.logprobs if with_logprobs else None
-    whole.finish_reason, whole.stop_reason = answer.finish_reason, answer.stop_reason
-    prompt, made = len(request.tokens), len(answer.tokens)
-    whole.usage = Usage(prompt, made, cached)
-    whole.timings = Timings(prefilled - started, decoding, prompt - cached, made)
-    whole.seed = request.seed
+        decoding = Decoding(engine, request)
+        with engine.alive:
+            text = Detokenizer(engine.model, request.stop, request.special)
+        decoding.prefill()
+        pieces: list[str] = []
+        shown = 0  # tokens that earlier chunks stand for
+        while decoding.finish_reason is None:
+            piece = _next_piece(engine, request, decoding, text)
+            if piece or decoding.finish_reason:
+                pieces.append(piece)
+                fresh = slice(shown, len(decoding.tokens))
+                shown = len(decoding.tokens)
+                logprobs = None if request.n_logprobs is None else decoding.logprobs[fresh]
+                reason = decoding.finish_reason
+                chunk = Chunk.create(piece, decoding.tokens[fresh], logprobs, reason)
+                with decoding.handed_out():
+                    yield chunk
+        whole = Text("".join(pieces))
+        decoding.describe(whole)
     return whole
 
 
-def _tools(engine: Engine, request: Request) -> tuple[Sampler, Detokenizer]:
-    sampler = Sampler(
-        engine.model,
-        request.sampling,
-        seed=request.seed,
-        n_logprobs=request.n_logprobs,
-        logit_bias=request.logit_bias,
-    )
-    if request.sampling.repetition_penalty != 1.0:
-        sampler.accept_prompt([token for token in request.tokens if token >= 0])
-    return sampler, Detokenizer(engine.model, request.stop, request.special)
-
-
-def _draw(
-    engine: Engine, request: Request, sampler: Sampler, text: Detokenizer, answer: _Answer
-) -> str:
-    """Draws one token into `answer` and returns the text that can be shown now."""
-    token, logprob = engine.sample(sampler)
-    if token in request.stop_tokens:
-        answer.finish_reason, answer.stop_reason = "stop", token
+def _next_piece(engine: Engine, request: Request, decoding: Decoding, text: Detokenizer) -> str:
+    """Draws one token and returns the text that can be shown now."""
+    token = decoding.draw()
+    if token is None:
         return engine.finish(text)
-    answer.tokens.append(token)
-    if logprob is not None:
-        answer.logprobs.append(logprob)
     piece, stopped = engine.push(text, token)
     if stopped >= 0:
-        answer.finish_reason = "stop"
-        answer.stop_reason = request.stop[stopped].decode("utf-8", "replace")
-    elif len(answer.tokens) >= request.max_tokens:
-        answer.finish_reason = "length"
+        decoding.finish_reason = "stop"
+        decoding.stop_reason = request.stop[stopped].decode("utf-8", "replace")
+    elif decoding.finish_reason == "length":
         piece += engine.finish(text)
     return piece
 
 
-class TextStream(Iterator[Chunk]):
+C = TypeVar("C", bound=Chunk)
+T = TypeVar("T", bound=Text)
+
+
+class Stream(Iterator[C], Generic[C, T]):
     """The chunks of an answer as they are generated.
 
     The stream holds its Llama from the first chunk until it is read to its end or closed, and other
@@ -131,11 +175,11 @@ class TextStream(Iterator[Chunk]):
     `with` statement in any case. After the end `result` has the whole text with its figures.
     """
 
-    def __init__(self, chunks: Generator[Chunk, None, Text]) -> None:
+    def __init__(self, chunks: Generator[C, None, T]) -> None:
         self._chunks = chunks
-        self.result: Text | None = None
+        self.result: T | None = None
 
-    def __next__(self) -> Chunk:
+    def __next__(self) -> C:
         try:
             return next(self._chunks)
         except StopIteration as end:
@@ -147,7 +191,7 @@ class TextStream(Iterator[Chunk]):
         """Stops generating and lets the next caller have the Llama."""
         self._chunks.close()
 
-    def __enter__(self) -> TextStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -158,12 +202,18 @@ class TextStream(Iterator[Chunk]):
     ) -> None:
         self.close()
 
+    def drain(self) -> T:
+        """The whole text of an answer that nobody streams."""
+        for _ in self:
+            pass
+        if self.result is None:
+            raise Cancelled("the generation was closed")
+        return self.result
 
-def drain(chunks: Generator[Chunk, None, Text]) -> Text:
-    """The whole text of an answer that nobody streams."""
-    stream = TextStream(chunks)
-    for _ in stream:
-        pass
-    if stream.result is None:
-        raise Cancelled("the generation was closed")
-    return stream.result
+
+class TextStream(Stream[Chunk, Text]):
+    """The chunks of a text as they are generated.
+
+    It holds its Llama until it is read to its end or closed: leave it early with close() or a
+    `with` statement. After the end `result` has the whole text with its figures.
+    """

@@ -283,6 +283,11 @@ class Sampler:
         array = _token_array(tokens)
         check(lib.qwen35_sampler_accept(self.pointer, array, len(array), 1))
 
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Tells the sampler about tokens of the answer that it did not draw."""
+        array = _token_array(tokens)
+        check(lib.qwen35_sampler_accept(self.pointer, array, len(array), 0))
+
     def result(self) -> tuple[int, TokenLogprob | None]:
         """The token drawn last, with its log-probabilities when they were asked for."""
         drawn = self.drawn

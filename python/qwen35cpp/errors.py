@@ -106,6 +106,12 @@ class InternalError(Qwen35Error):
     hint = "this is a bug: please report it together with the message"
 
 
+class NotSupported(Qwen35Error, NotImplementedError):
+    """The request is valid but asks for what this version cannot do."""
+
+    code = "not_supported"
+
+
 class MissingExtra(Qwen35Error, ImportError):
     """A package that only this function needs is not installed."""
 

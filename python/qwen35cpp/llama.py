@@ -1,4 +1,4 @@
-"""The public class: open a model, generate, embed, evaluate.
+"""The public class: open a model, generate, embed, evaluate; chat/methods.py has its chat.
 
 Next: _generate.py is the generation loop, _engine.py the model and session behind it.
 """
@@ -6,7 +6,7 @@ Next: _generate.py is the generation loop, _engine.py the model and session behi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypedDict, overload
@@ -15,11 +15,13 @@ from . import _completion
 from ._bundled import tiny_path
 from ._compat import warn_ignored
 from ._engine import Engine
-from ._generate import Request, TextStream, drain, generate
+from ._generate import TextStream, generate
 from ._handles import KV_TYPES, Model, Outputs, Session
+from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
+from .chat.methods import ChatMethods
 from .errors import ContextTooLong, InvalidArgument, ModelNotFound
 from .sampling import Sampling, recommended
-from .types import Chunk, Completion, EmbeddingResponse, ModelInfo, Text
+from .types import Completion, EmbeddingResponse, ModelInfo, Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,37 +29,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._completion import CompletionOptions
-    from .vision import Budget, Picture, Preset, Source, Span
+    from .vision import Budget, Picture, PicturePrompt, Preset, Source
 
     Floats = NDArray[np.float32]
-
-Prompt = str | bytes | Sequence[int]
-Stop = str | bytes | Sequence[str | bytes] | None
-Progress = Callable[[int, int], None]
-
-
-class GenerateOptions(TypedDict, total=False):
-    """The optional arguments of `Llama.generate`."""
-
-    max_tokens: int | None
-    sampling: Sampling | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repetition_penalty: float | None
-    seed: int | None
-    stop: Stop
-    stop_token_ids: Iterable[int]
-    ignore_eos: bool
-    logprobs: int | None
-    logit_bias: Mapping[int, float] | None
-    special: bool
-    images: Sequence[Source | Picture] | None
-    budget: Budget | Preset
-    progress: Progress | None
 
 
 class LoadOptions(TypedDict, total=False):
@@ -78,7 +52,7 @@ class LoadOptions(TypedDict, total=False):
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
-class Llama:
+class Llama(ChatMethods):
     """A Qwen 3.5 model opened from a GGUF file.
 
     One object may be shared by any number of threads: calls wait for each other in the order of
@@ -226,13 +200,19 @@ class Llama:
             images: pictures for the <|image_pad|> and <|video_pad|> tokens of the prompt, in order,
                 each a path, encoded bytes, a data URL, a PIL.Image or an array (see
                 vision.open_picture), or a vision.Picture, which may hold two frames of a video.
-            budget: sizes that pictures are stretched to: "fast", "default", "grounding" or a Budget.
+            budget: sizes that pictures are stretched to: "fast", "default", "grounding" or a
+                vision.Budget.
             progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
         """
-        # The cards' penalties belong to sampling: greedy text is the plain argmax unless asked.
-        default = Sampling() if temperature == 0 else recommended(self.info)
-        start = sampling or default
-        chosen = start.updated(
+        tokens = self._prompt_tokens(prompt, special)
+        request = prepare(
+            self._engine,
+            self._with_images(tokens, images, budget) if images else tokens,
+            recommended(self.info),
+            self._end_tokens,
+            self.seed if seed is None else seed,
+            max_tokens=max_tokens,
+            sampling=sampling,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -240,27 +220,16 @@ class Llama:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
-        )
-        tokens = self._prompt_tokens(prompt, special)
-        spans: Sequence[Span] = ()
-        if images:
-            tokens, spans = self._with_images(tokens, images, budget)
-        ends = frozenset(stop_token_ids)
-        request = Request(
-            tokens=tokens,
-            max_tokens=self._room(len(tokens), max_tokens),
-            sampling=chosen,
-            seed=self._seed(seed),
-            stop=_stop_strings(stop),
-            stop_tokens=ends if ignore_eos else ends | self._end_tokens,
-            n_logprobs=logprobs,
-            logit_bias=logit_bias or {},
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            logit_bias=logit_bias,
             special=special,
             progress=progress,
-            spans=spans,
         )
-        chunks: Generator[Chunk, None, Text] = generate(self._engine, request)
-        return TextStream(chunks) if stream else drain(chunks)
+        answer = TextStream(generate(self._engine, request))
+        return answer if stream else answer.drain()
 
     @overload
     def create_completion(
@@ -374,7 +343,7 @@ class Llama:
         `add_bos` has no effect: this family has no such token.
         """
         del add_bos
-        return self._engine.tokenize(_utf8(text), special)
+        return self._engine.tokenize(utf8(text), special)
 
     def detokenize(self, tokens: Iterable[int], special: bool = False) -> bytes:
         """The bytes of tokens, possibly ending within a character; control tokens if `special`."""
@@ -457,7 +426,7 @@ class Llama:
 
     def _with_images(
         self, tokens: list[int], images: Sequence[Source | Picture], budget: Budget | Preset
-    ) -> tuple[list[int], Sequence[Span]]:
+    ) -> PicturePrompt:
         """The prompt with pictures in place of its <|image_pad|> tokens."""
         from .vision import Picture, PicturePrompt, budget_of
 
@@ -466,45 +435,12 @@ class Llama:
         found = [self.tokenize(f"<|{kind}_pad|>", special=True) for kind in ("image", "video")]
         pads = {ids[0] for ids in found if len(ids) == 1}
         pictures = [Picture.open(image, sizes) for image in images]
-        prompt = PicturePrompt.fill(tokens, pads, pictures)
-        return prompt.ids, prompt.spans
+        return PicturePrompt.fill(tokens, pads, pictures)
 
     def _prompt_tokens(self, prompt: Prompt, special: bool) -> list[int]:
         if isinstance(prompt, (str, bytes)):
-            return self._engine.tokenize(_utf8(prompt), special)
+            return self._engine.tokenize(utf8(prompt), special)
         return list(prompt)
-
-    def _room(self, n_prompt: int, max_tokens: int | None) -> int:
-        """How many tokens to generate at most; checks the prompt's length on the way."""
-        if n_prompt == 0:
-            raise InvalidArgument("the prompt is empty")
-        if max_tokens is not None and max_tokens < 1:
-            raise InvalidArgument(f"max_tokens must be at least 1, not {max_tokens}")
-        room = self._engine.session.n_ctx - n_prompt
-        if room < 1:
-            raise ContextTooLong(
-                f"the prompt has {n_prompt} tokens and the answer needs room for one, "
-                f"the context holds {self.n_ctx()}"
-            )
-        return room if max_tokens is None else min(room, max_tokens)
-
-    def _seed(self, seed: int | None) -> int:
-        chosen = self.seed if seed is None else seed
-        if chosen is None:
-            return int.from_bytes(os.urandom(4), "little")
-        return chosen & (2**64 - 1)  # -1 and the like are as good as any other
-
-
-def _utf8(text: str | bytes) -> bytes:
-    # A lone surrogate is passed on; the tokenizer replaces what is not UTF-8.
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-
-
-def _stop_strings(stop: Stop) -> tuple[bytes, ...]:
-    items = [stop] if isinstance(stop, (str, bytes)) else list(stop or ())
-    if not all(items):
-        raise InvalidArgument("a stop string is empty")
-    return tuple(_utf8(item) for item in items)
 
 
 def _existing(path: str | os.PathLike[str]) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 import qwen35cpp
 import tiny_gguf
 
-SETTINGS = ["--max-tokens", "12", "--seed", "5"]
+SETTINGS = ["--raw", "--max-tokens", "12", "--seed", "5"]
 
 
 def q35(*arguments: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
@@ -31,9 +31,10 @@ def expected(tiny_path: str) -> str:
 
 
 def test_run_prints_the_answer_and_nothing_else(tiny_path: str, expected: str) -> None:
-    done = q35("run", tiny_path, "Hello world", *SETTINGS)
+    done = q35("run", tiny_path, *SETTINGS, "Hello world")
     assert done.returncode == 0
     assert done.stderr == b""
+    assert done.stdout == q35("run", *SETTINGS, tiny_path, "Hello world").stdout
     assert done.stdout.decode() == expected + ("" if expected.endswith("\n") else "\n")
 
 
@@ -58,7 +59,7 @@ def test_run_gives_one_json_object(tiny_path: str, expected: str) -> None:
 
 def test_tiny_is_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["run", "tiny", "Once there was a", "--temp", "0", "-n", "12"]
+    arguments = ["run", "tiny", "Once there was a", "--raw", "--temp", "0", "-n", "12"]
     with qwen35cpp.Llama.tiny(n_ctx=64) as llama:
         expected = llama.generate("Once there was a", temperature=0, max_tokens=12)
     assert q35(*arguments).stdout.decode().rstrip("\n") == expected.rstrip("\n")
@@ -72,6 +73,20 @@ def test_a_package_without_the_bundled_model_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_bundled, "TINY_FILE", Path("nowhere.gguf"))
     with pytest.raises(qwen35cpp.ModelNotFound, match=r"nowhere\.gguf is missing"):
         qwen35cpp.Llama.tiny()
+
+
+def test_run_answers_in_the_chat_format(tiny_path: str) -> None:
+    options = ["--max-tokens", "12", "--seed", "5"]
+    with qwen35cpp.Llama(tiny_path) as llama:
+        expected = llama.chat("Hello world", system="Be brief.", max_tokens=12, seed=5)
+    done = q35("run", tiny_path, "Hello world", "--system", "Be brief.", *options)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().rstrip("\n") == expected.rstrip("\n")
+    done = q35("run", tiny_path, "hi", "--thinking-budget", "3", "--json", "-n", "12", "--stats")
+    answer = json.loads(done.stdout)
+    assert answer["reasoning"] is not None
+    assert b"seed" in done.stderr
+    assert q35("run", tiny_path, stdin=b" \n").returncode == 1
 
 
 def test_run_prints_figures_on_standard_error(tiny_path: str) -> None:
@@ -96,9 +111,13 @@ def test_the_output_is_utf8_in_any_locale(tiny_path: str) -> None:
         ([], 2, "usage"),
         (["frobnicate"], 2, "invalid choice"),
         (["run"], 2, "MODEL"),
+        (["run", "x.gguf", "--raw", "one", "two"], 2, "unrecognized arguments"),
         (["run", "x.gguf", "hi", "--max-tokens", "0"], 2, "at least 1"),
         (["run", "x.gguf", "hi", "--seed", "abc"], 2, "invalid int"),
+        (["run", "x.gguf", "hi", "--special"], 2, "--special needs --raw"),
+        (["run", "x.gguf", "hi", "--raw", "--no-think"], 2, "--raw has no --system"),
         (["run", "x.gguf", "hi"], 1, "x.gguf"),
+        (["chat", "x.gguf"], 1, "x.gguf"),
         (["info", "x.gguf"], 1, "x.gguf"),
         (["bench", "x.gguf"], 1, "x.gguf"),
         (["verify", "x.gguf"], 1, "x.gguf"),

@@ -12,22 +12,28 @@ import qwen35cpp
 from qwen35cpp import errors, types
 
 NAMES = [
-    "Cancelled", "Chunk", "Completion", "ContextTooLong", "CpuNotSupported", "EmbeddingResponse",
-    "FileError", "ForkedProcess", "InternalError", "InvalidArgument", "Llama", "MissingExtra",
-    "ModelInfo", "ModelInvalid", "ModelNotFound", "ModelUnsupported", "NotEnoughMemory",
-    "Qwen35Error", "Sampling", "SessionBusy", "SessionClosed", "Text", "TextStream", "Timings",
-    "TokenLogprob", "Usage", "recommended", "system_info", "version",
+    "CallDelta", "Cancelled", "ChatChunk", "ChatCompletion", "ChatCompletionChunk",
+    "ChatStream", "ChatText", "Chunk", "Completion", "ContextTooLong", "CpuNotSupported",
+    "EmbeddingResponse", "FileError", "ForkedProcess", "ImageInvalid", "InternalError",
+    "InvalidArgument", "Llama", "Media", "MissingExtra", "ModelInfo", "ModelInvalid",
+    "ModelNotFound", "ModelUnsupported", "NotEnoughMemory", "NotSupported", "Qwen35Error",
+    "Rendered", "Sampling", "SessionBusy", "SessionClosed", "Text", "TextStream", "Timings",
+    "TokenLogprob", "ToolCall", "Usage", "VisionInfo", "VisionMissing", "function_schema",
+    "recommended", "system_info", "version",
 ]  # fmt: skip
 LLAMA = [
-    "cancel", "close", "context_memory", "create_completion", "create_embedding", "decode",
-    "detokenize", "embed", "eval", "generate", "info", "metadata", "n_ctx", "n_embd", "n_threads",
-    "n_tokens", "n_vocab", "reset", "tiny", "token_eos", "tokenize",
+    "cancel", "chat", "close", "context_memory", "create_chat_completion",
+    "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decode",
+    "detokenize", "embed", "eval", "generate", "info", "metadata", "n_ctx", "n_embd",
+    "n_threads", "n_tokens", "n_vocab", "render_chat", "reset", "run_tools", "tiny",
+    "token_eos", "tokenize",
 ]  # fmt: skip
 
 
 def test_public_names_are_these() -> None:
     assert sorted(qwen35cpp.__all__) == NAMES
     assert all(hasattr(qwen35cpp, name) for name in NAMES)
+    assert not hasattr(qwen35cpp, "ChatTextt")
     public = [name for name in dir(qwen35cpp.Llama) if not name.startswith("_")]
     assert public == LLAMA
 
@@ -96,7 +102,8 @@ def test_records_are_dictionaries_with_attributes() -> None:
         _ = record.usage
 
 
-def test_importing_loads_neither_numpy_nor_pil() -> None:
-    code = "import sys, qwen35cpp; print({'numpy', 'PIL', 'argparse', 'cffi'} & set(sys.modules))"
+def test_importing_loads_neither_numpy_nor_pil_nor_chat() -> None:
+    heavy = {"numpy", "PIL", "argparse", "cffi", "qwen35cpp.chat.model"}
+    code = f"import sys, qwen35cpp; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

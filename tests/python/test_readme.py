@@ -28,25 +28,26 @@ def folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A working folder with the files that README.md names."""
-    path = tiny_model(n_embd=256, n_ff=256).path
+    path = tiny_model(n_embd=256, n_ff=256, n_ctx=2048).path
     convert.quantize(path, tmp_path / "model.gguf", "q8_0", allow_requantize=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_python_snippets_run(folder: Path) -> None:
-    (snippet,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", snippet.replace("max_tokens=16", "max_tokens=4")],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    for snippet in blocks("python"):
+        done = subprocess.run(
+            [sys.executable, "-c", snippet.replace("max_tokens=16", "max_tokens=4")],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "info", "verify", "bench", "doctor"])
+@pytest.mark.parametrize("name", ["run", "chat", "info", "verify", "bench", "doctor"])
 def test_commands_run(folder: Path, name: str) -> None:
     commands = re.findall(rf"(?:^|[\s/;])qwen35cpp ({name}\b[^;#`\n]*)", "".join(blocks("sh")))
     assert commands
@@ -57,5 +58,6 @@ def test_commands_run(folder: Path, name: str) -> None:
             capture_output=True,
             text=True,
             cwd=folder,
+            stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, done.stderr

@@ -98,7 +98,10 @@ def test_a_conversation_is_read_once() -> None:
         first, second = Picture(noise(6)), Picture(noise(7))
         start = prompt_of(llm, TURN.format(IMAGE + "How many?"), first)
         more = prompt_of(
-            llm, TURN.format(IMAGE + "How many?") + "4" + TURN.format(IMAGE + "Here?"), first, second
+            llm,
+            TURN.format(IMAGE + "How many?") + "4" + TURN.format(IMAGE + "Here?"),
+            first,
+            second,
         )
         engine = llm._engine
         with engine.turn.hold():
@@ -115,15 +118,13 @@ def test_a_conversation_is_read_once() -> None:
 
 def test_the_cache_on_or_off_gives_the_same_text() -> None:
     text = TURN.format(IMAGE + "How many shapes are there?")
-    answers = []
+    answers: list[str] = []
     for cached in (True, False):
         with Llama.tiny(n_ctx=512, prefix_cache=cached) as llm:
-            for _ in range(2):
-                answers.append(
-                    llm.generate(
-                        text, special=True, images=[noise(1)], temperature=0, max_tokens=12
-                    )
-                )
+            answers += [
+                llm.generate(text, special=True, images=[noise(1)], temperature=0, max_tokens=12)
+                for _ in range(2)
+            ]
     assert len(set(answers)) == 1
 
 

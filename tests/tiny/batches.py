@@ -18,8 +18,8 @@ from tiny.skills import SKILLS
 LENGTHS = (512, 2048, 4096)
 ROW_TOKENS = 4096
 PADDING = 9999  # document number of what no document fills
-# Only answers and plain texts are trained. Plain texts count less, because they can be predicted only
-# so far: their noise would drown what the answers teach.
+# Only answers and plain texts are trained. Plain texts count less, because they can be predicted
+# only so far: their noise would drown what the answers teach.
 PLAIN_WEIGHT = 0.5
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
 NAMES = [*SKILLS, "drill"]

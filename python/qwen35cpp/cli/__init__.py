@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import Qwen35Error
-from . import bench, doctor, files, info, run
+from . import bench, chat, doctor, files, info, run
+from ._common import report
 
 FAILURE, INTERRUPTED = 1, 130
 
@@ -28,9 +29,19 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-    for module in (run, bench, info, doctor, files):
+    for module in (run, chat, bench, info, doctor, files):
         module.add(commands, common)
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments in any order: argparse itself takes an optional prompt before all options only."""
+    args, rest = parser.parse_known_args(argv)
+    if len(rest) == 1 and not rest[0].startswith("-") and getattr(args, "prompt", "") is None:
+        args.prompt = rest.pop()
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError):  # replaced by an object without encoding
             stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = _parse(parser, argv)
     if args.version:
         from .._native import version
 
@@ -57,12 +68,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except (Qwen35Error, OSError, MemoryError) as error:
-        return _report(error)
-
-
-def _report(error: Exception) -> int:
-    print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
-    hint = getattr(error, "hint", "")
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
-    return FAILURE
+        report(error)
+        return FAILURE

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, progress on a terminal, numbers for people."""
+"""What the commands share: arguments, progress and thoughts on a terminal, numbers for people."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._bundled import TINY, TINY_FILE
+
+if TYPE_CHECKING:
+    from ..chat.conversation import ChatStream
+    from ..types import Text
 
 Commands = Any  # argparse keeps the type of add_subparsers() private
 
@@ -43,6 +47,117 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="how attention keys and values are stored: q8_0 takes half the memory of f16",
     )
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that generates text; see generation_options."""
+    parser.add_argument("-n", "--max-tokens", type=positive, metavar="N", help="tokens at most")
+    parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 is greedy")
+    parser.add_argument("--top-k", type=int, metavar="K", help="0 is off")
+    parser.add_argument("--top-p", type=float, metavar="P", help="1 is off")
+    parser.add_argument("--min-p", type=float, metavar="P", help="0 is off")
+    parser.add_argument("--presence-penalty", type=float, metavar="X")
+    parser.add_argument("--frequency-penalty", type=float, metavar="X")
+    parser.add_argument("--repetition-penalty", type=float, metavar="X", help="1 is off")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed, the same text")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the text here")
+    parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
+    parser.add_argument("--stats", action="store_true", help="figures on standard error")
+    add_kv(parser)
+
+
+def generation_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of Llama.generate and Llama.chat that add_generation asked for."""
+    names = (
+        "max_tokens", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty",
+        "repetition_penalty", "seed", "stop",
+    )  # fmt: skip
+    return {"temperature": args.temp, **{name: getattr(args, name) for name in names}}
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that chats."""
+    parser.add_argument("--system", metavar="TEXT", help="instructions for the model")
+    parser.add_argument(
+        "--think",
+        action=argparse.BooleanOptionalAction,
+        help="think before answering, or not (default: as the model does)",
+    )
+    parser.add_argument(
+        "--thinking-budget", type=int, metavar="N", help="tokens of thought at most"
+    )
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that shows pictures to a model."""
+    parser.add_argument(
+        "-i", "--image", action="append", metavar="FILE", help="a picture; may be given again"
+    )
+    parser.add_argument(
+        "--video", action="append", metavar="FILE", help="a video; may be given again"
+    )
+    parser.add_argument(
+        "--budget",
+        choices=("fast", "default", "grounding"),
+        default="default",
+        help="size of pictures: fast costs at most 256 tokens, grounding at least 1,024",
+    )
+    parser.add_argument("--mmproj", metavar="FILE", help="the vision tower (default: looked for)")
+
+
+def picture_parts(args: argparse.Namespace) -> list[dict[str, str]]:
+    """The pictures and videos of add_pictures as parts of a message."""
+    parts = [{"type": "image", "image": path} for path in args.image or ()]
+    return parts + [{"type": "video", "video": path} for path in args.video or ()]
+
+
+def figures(text: Text) -> str:
+    """What --stats prints."""
+    timings = text.timings
+    return (
+        f"prompt {timings.prefill_tokens} tokens at {timings.prefill_per_second:.1f}/s, "
+        f"answer {timings.decode_tokens} tokens at {timings.decode_per_second:.1f}/s, "
+        f"seed {text.seed}"
+    )
+
+
+def show_chat(
+    stream: ChatStream, progress: Progress, *, quiet: bool, said: list[str] | None = None
+) -> None:
+    """Prints the text of an answer as it comes, and on a terminal its thought, dimmed.
+
+    `said` collects what was printed, for a reader who may interrupt.
+    """
+    dim = not quiet and sys.stderr.isatty()
+    thinking, last = False, ""
+    try:
+        for chunk in stream:
+            progress.clear()
+            if chunk.kind == "reasoning" and dim:
+                thinking = True
+                print(f"\x1b[2m{chunk.reasoning}\x1b[0m", end="", file=sys.stderr, flush=True)
+            if chunk and thinking:
+                thinking = False
+                print("\n", file=sys.stderr, flush=True)
+            if chunk:
+                sys.stdout.write(chunk)
+                sys.stdout.flush()
+                last = chunk
+                if said is not None:
+                    said.append(chunk)
+    finally:
+        progress.clear()
+        if not last.endswith("\n"):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+
+def report(error: Exception) -> None:
+    """Prints an error and what to do about it."""
+    print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+    hint = getattr(error, "hint", "")
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

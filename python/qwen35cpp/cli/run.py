@@ -1,4 +1,4 @@
-"""`qwen35cpp run MODEL [PROMPT]`: continues a prompt and streams the text."""
+"""`qwen35cpp run MODEL [PROMPT]`: answers a prompt, or with --raw continues it."""
 
 from __future__ import annotations
 
@@ -6,69 +6,73 @@ import argparse
 import dataclasses
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgument
 from ..types import Text
-from ._common import Commands, Progress, add_kv, add_model, positive, print_json
+from ._common import (
+    Commands,
+    Progress,
+    add_chat,
+    add_generation,
+    add_model,
+    add_pictures,
+    figures,
+    generation_options,
+    picture_parts,
+    print_json,
+    show_chat,
+)
+
+if TYPE_CHECKING:
+    from ..llama import Llama
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Adds the command."""
-    parser = commands.add_parser("run", parents=[common], help="continue a prompt")
+    parser = commands.add_parser("run", parents=[common], help="answer a prompt, or continue it")
     add_model(parser)
     parser.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="the text; - or nothing reads standard input"
     )
-    parser.add_argument("-n", "--max-tokens", type=positive, metavar="N", help="tokens at most")
-    parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 is greedy")
-    parser.add_argument("--top-k", type=int, metavar="K", help="0 is off")
-    parser.add_argument("--top-p", type=float, metavar="P", help="1 is off")
-    parser.add_argument("--min-p", type=float, metavar="P", help="0 is off")
-    parser.add_argument("--presence-penalty", type=float, metavar="X")
-    parser.add_argument("--frequency-penalty", type=float, metavar="X")
-    parser.add_argument("--repetition-penalty", type=float, metavar="X", help="1 is off")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed, the same text")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the text here")
-    parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
+    add_chat(parser)
+    add_pictures(parser)
+    parser.add_argument(
+        "--raw", action="store_true", help="continue the text as it stands, without a chat format"
+    )
+    add_generation(parser)
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: N alternatives")
     parser.add_argument(
-        "--special", action="store_true", help="recognise control tokens in the prompt"
+        "--special", action="store_true", help="with --raw: recognise control tokens in the prompt"
     )
-    parser.add_argument("--stats", action="store_true", help="figures on standard error")
-    add_kv(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Does the work."""
     from ..llama import Llama
 
+    if args.special and not args.raw:
+        args.usage_error("--special needs --raw")
+    if args.raw and (args.system, args.think, args.thinking_budget) != (None, None, None):
+        args.usage_error("--raw has no --system, --think or --thinking-budget")
+    if args.raw and (args.image or args.video):
+        args.usage_error("--raw takes no pictures")
     prompt = _read_prompt(args.prompt)
-    with Llama(args.model, n_ctx=args.ctx, n_threads=args.threads, kv_type=args.kv) as llama:
+    with Llama(
+        args.model,
+        n_ctx=args.ctx,
+        n_threads=args.threads,
+        kv_type=args.kv,
+        mmproj=args.mmproj,
+    ) as llama:
         progress = Progress("reading the prompt", quiet=args.quiet)
-        options: dict[str, Any] = {
-            "max_tokens": args.max_tokens,
-            "temperature": args.temp,
-            "top_k": args.top_k,
-            "top_p": args.top_p,
-            "min_p": args.min_p,
-            "presence_penalty": args.presence_penalty,
-            "frequency_penalty": args.frequency_penalty,
-            "repetition_penalty": args.repetition_penalty,
-            "seed": args.seed,
-            "stop": args.stop,
-            "special": args.special,
-            "progress": progress,
-        }
-        if args.json:
-            text = llama.generate(prompt, logprobs=args.logprobs, **options)
-            progress.clear()
-            print_json(_as_json(text))
-        else:
-            text = _stream(llama, prompt, options, progress)
+        answer = _continue if args.raw else _answer
+        text = answer(llama, prompt, args, progress)
+    if args.json:
+        print_json(_as_json(text))
     if args.stats:
-        print(_figures(text), file=sys.stderr)
+        print(figures(text), file=sys.stderr)
     return 0
 
 
@@ -80,7 +84,40 @@ def _read_prompt(given: str | None) -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _stream(llama: Any, prompt: bytes, options: dict[str, Any], progress: Progress) -> Text:
+def _answer(llama: Llama, prompt: bytes, args: argparse.Namespace, progress: Progress) -> Text:
+    text = prompt.decode("utf-8", "replace")
+    if not text.strip():
+        raise InvalidArgument("the prompt is empty")
+    options: dict[str, Any] = {
+        "system": args.system,
+        "think": args.think,
+        "thinking_budget": args.thinking_budget,
+        "budget": args.budget,
+        "progress": progress,
+        **generation_options(args),
+    }
+    content = [*picture_parts(args), {"type": "text", "text": text}]
+    messages = [{"role": "user", "content": content}]
+    if args.json:
+        answer: Text = llama.chat(messages, logprobs=args.logprobs, **options)
+        progress.clear()
+        return answer
+    with llama.chat(messages, stream=True, **options) as stream:
+        show_chat(stream, progress, quiet=args.quiet)
+    whole: Text = stream.drain()
+    return whole
+
+
+def _continue(llama: Llama, prompt: bytes, args: argparse.Namespace, progress: Progress) -> Text:
+    options: dict[str, Any] = {
+        "special": args.special,
+        "progress": progress,
+        **generation_options(args),
+    }
+    if args.json:
+        text: Text = llama.generate(prompt, logprobs=args.logprobs, **options)
+        progress.clear()
+        return text
     last = ""
     with llama.generate(prompt, stream=True, **options) as stream:
         try:
@@ -94,13 +131,14 @@ def _stream(llama: Any, prompt: bytes, options: dict[str, Any], progress: Progre
             if not last.endswith("\n"):
                 sys.stdout.write("\n")
                 sys.stdout.flush()
-    result: Text = stream.result
-    return result
+    whole: Text = stream.drain()
+    return whole
 
 
 def _as_json(text: Text) -> dict[str, Any]:
     return {
         "text": str(text),
+        "reasoning": getattr(text, "reasoning", None),
         "tokens": text.tokens,
         "finish_reason": text.finish_reason,
         "stop_reason": text.stop_reason,
@@ -119,12 +157,3 @@ def _as_json(text: Text) -> dict[str, Any]:
             for entry in text.logprobs
         ],
     }
-
-
-def _figures(text: Text) -> str:
-    timings = text.timings
-    return (
-        f"prompt {timings.prefill_tokens} tokens at {timings.prefill_per_second:.1f}/s, "
-        f"answer {timings.decode_tokens} tokens at {timings.decode_per_second:.1f}/s, "
-        f"seed {text.seed}"
-    )

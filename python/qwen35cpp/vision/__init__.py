@@ -3,14 +3,16 @@
     source ─ load ─> RGB pixels ─ resize ─> sides of multiples of 32 ─ tower ─> rows ─> the session
 
 `load.py` decodes whatever users pass, `resize.py` has the size rule and the resampling of the
-reference, `video.py` samples frames, `tower.py` runs the vision tower and keeps recent results,
-`prompt.py` puts the rows where a prompt has its placeholders. Pixels are normalised in C.
+reference, `video.py` samples frames, which `decode.py` reads in a process apart, `tower.py` runs
+the vision tower and keeps recent results, `prompt.py` puts the rows where a prompt has its
+placeholders. Pixels are normalised in C.
 """
 
 from .load import Limits, Pixels, Source, open_picture
 from .prompt import Picture, PicturePrompt, Span
 from .resize import BUDGETS, Budget, Preset, budget_of, fit, target_size
 from .tower import Tower, find_tower
+from .video import Video, video_parts
 
 __all__ = [
     "BUDGETS",
@@ -23,9 +25,11 @@ __all__ = [
     "Source",
     "Span",
     "Tower",
+    "Video",
     "budget_of",
     "find_tower",
     "fit",
     "open_picture",
     "target_size",
+    "video_parts",
 ]

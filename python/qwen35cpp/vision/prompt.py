@@ -49,7 +49,8 @@ class Picture:
         if isinstance(source, Picture):
             return source
         pixels = open_picture(source, limits)
-        return cls(fit(pixels, *target_size(*pixels.shape[:2], budget)))
+        height, width, _ = pixels.shape
+        return cls(fit(pixels, *target_size(height, width, budget)))
 
     @property
     def grid(self) -> tuple[int, int]:

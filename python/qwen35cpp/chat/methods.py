@@ -1,0 +1,268 @@
+"""The chat methods of Llama: arguments and documentation; the work is done by the modules beside.
+
+ChatMethods is a base class of Llama and not of use without it. The methods import what they need:
+see chat/__init__.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._engine import Engine
+    from .._request import ChatOptions
+    from .answer import ChatText
+    from .conversation import ChatStream
+    from .messages import Message
+    from .model import ChatModel
+    from .openai import ChatCompletion, ChatCompletionChunk, ChatCompletionOptions
+    from .render import Rendered
+    from .run_tools import Confirm, Function
+    from .tools import Tool
+
+
+class ChatMethods:
+    """Chat, tools and OpenAI's chat completions."""
+
+    model_path: str
+    seed: int | None
+    _engine: Engine
+    _end_tokens: frozenset[int]
+    _chat_model: ChatModel | None = None
+
+    @overload
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool] | None = None,
+        think: bool | None = None,
+        thinking_budget: int | None = None,
+        images: Any = (),
+        stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> ChatText: ...
+
+    @overload
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool] | None = None,
+        think: bool | None = None,
+        thinking_budget: int | None = None,
+        images: Any = (),
+        stream: Literal[True],
+        **options: Unpack[ChatOptions],
+    ) -> ChatStream: ...
+
+    @overload
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool] | None = None,
+        think: bool | None = None,
+        thinking_budget: int | None = None,
+        images: Any = (),
+        stream: bool,
+        **options: Unpack[ChatOptions],
+    ) -> ChatText | ChatStream: ...
+
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool] | None = None,
+        think: bool | None = None,
+        thinking_budget: int | None = None,
+        images: Any = (),
+        stream: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> ChatText | ChatStream:
+        """Answers a question or a conversation.
+
+        The answer is a str that also has `reasoning`, `tool_calls`, `usage`, `finish_reason` and
+        `messages`, the conversation with this answer: add a message to it and ask again. With
+        `stream` it comes in chunks; printing every chunk prints the answer and no thought.
+
+        Text in messages is never taken for control tokens. A thought always ends so that the answer
+        has room: when its budget is spent, when it repeats itself without end, and at the latest
+        when a quarter of the tokens to generate, at most 1024, is left.
+
+        The engine goes on from what it read before only while a conversation grows at its end. That
+        is so while tools are called; a new question drops the thoughts before it, also empty ones,
+        as the models were trained, and the conversation is read again.
+
+        Args:
+            prompt: a question, or messages in OpenAI's shape: {"role": ..., "content": ...}.
+            system: instructions that go before the messages.
+            tools: functions or JSON schemas that the model may call. Nothing is run here: see
+                `tool_calls` of the answer, and `run_tools`.
+            think: whether the model thinks before it answers; None is the model's own default (0.8B
+                and 2B do not, 4B and 9B do).
+            thinking_budget: tokens of thought at most, to the token; 0 is no thought.
+            images: one picture or several that go before the text of the last message, each a path,
+                encoded bytes, a data URL, a PIL.Image or an array. Messages may hold pictures and
+                videos of their own, as parts of their content.
+            stream: return an iterator of chunks instead of the whole answer.
+            options: as in `generate`, see ChatOptions.
+
+        Raises:
+            InvalidArgument: a message or tool cannot be rendered; the text says which.
+            ContextTooLong: the conversation does not fit into the context.
+            ModelUnsupported: the vocabulary is not that of a chat model.
+            ImageInvalid: a picture or video cannot be read, or exceeds a limit.
+            VisionMissing: the model has no vision tower.
+        """
+        from .model import conversation
+
+        model = self._chat()
+        request = model.request(
+            conversation(prompt, system, images),
+            options,
+            seed=self.seed,
+            tools=tools,
+            think=think,
+            thinking_budget=thinking_budget,
+        )
+        answer = model.answer(request)
+        return answer if stream else answer.drain()
+
+    def run_tools(
+        self,
+        prompt: str | Sequence[Message],
+        functions: Sequence[Function],
+        *,
+        confirm: Confirm | None = None,
+        max_steps: int = 8,
+        system: str | None = None,
+        think: bool | None = None,
+        thinking_budget: int | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatText:
+        """Chats, runs the functions that the model calls and tells it their results.
+
+        Ends with the first answer without calls; its `messages` hold everything that was said. An
+        exception of a function, a wrong argument or an unknown name becomes a result that the model
+        reads; only what `confirm` raises, and Ctrl-C, reach the caller.
+
+        Args:
+            prompt: as in `chat`.
+            functions: with type hints and a docstring, see function_schema. They run in this
+                process with the arguments that the model wrote: give none that must not be run.
+            confirm: called with each ToolCall before it is run; False declines it.
+            max_steps: answers at most. The last may end with calls that were not run:
+                `finish_reason` is "tool_calls" then.
+            system: as in `chat`.
+            think: as in `chat`.
+            thinking_budget: as in `chat`.
+            options: as in `chat`.
+        """
+        from .model import conversation
+        from .run_tools import Toolbox, run_tools
+
+        schemas = Toolbox(functions).schemas
+
+        def ask(messages: list[dict[str, Any]]) -> ChatText:
+            return self.chat(
+                messages, tools=schemas, think=think, thinking_budget=thinking_budget, **options
+            )
+
+        messages = conversation(prompt, system, ())
+        return run_tools(ask, messages, functions, confirm, max_steps)
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] | None = None,
+        think: bool | None = None,
+        add_generation_prompt: bool = True,
+        add_vision_id: bool = False,
+    ) -> Rendered:
+        """The token ids that a conversation stands for, with the places of its pictures.
+
+        What `chat` reads, for those who want to look at it or generate from it themselves.
+        """
+        return self._chat().render(
+            messages,
+            tools=tools,
+            thinking=think,
+            add_generation_prompt=add_generation_prompt,
+            add_vision_id=add_vision_id,
+        )
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> ChatCompletion: ...
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> Iterator[ChatCompletionChunk]: ...
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> ChatCompletion | Iterator[ChatCompletionChunk]: ...
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> ChatCompletion | Iterator[ChatCompletionChunk]:
+        """Answers a conversation; arguments and results as in OpenAI's API and llama-cpp-python.
+
+        Returns a ChatCompletion, or with `stream` an iterator of its chunks. Sampling starts from
+        the model card's values as in `chat`. The thought is in `reasoning_content` beside
+        `content`. Arguments without a meaning here warn once.
+        """
+        from . import openai
+
+        return openai.create(self, messages, stream, options)
+
+    def create_chat_completion_openai_v1(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> Any:
+        """`create_chat_completion` with the classes of the package `openai` as results.
+
+        Raises:
+            MissingExtra: that package is not installed.
+        """
+        from . import openai
+
+        return openai.create_v1(self, messages, stream, options)
+
+    def _chat(self) -> ChatModel:
+        from .model import ChatModel
+
+        if self._chat_model is None:
+            self._chat_model = ChatModel(self._engine, self._end_tokens)
+        return self._chat_model

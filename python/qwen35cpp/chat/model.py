@@ -1,0 +1,167 @@
+"""A model as a partner in a conversation: arguments of a chat -> ChatRequest -> answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .._engine import Engine
+from .._request import prepare
+from ..errors import InvalidArgument
+from ..sampling import recommended
+from .conversation import ChatRequest, ChatStream, answer
+from .messages import Medium, Message, checked_list
+from .render import Expand, Rendered, as_given, render
+from .tools import Tool, parameters_of, tool_schemas
+from .vocabulary import THINK, Vocabulary, thinks_by_default
+
+if TYPE_CHECKING:
+    from ..vision import Budget, Picture, PicturePrompt, Preset
+
+
+def conversation(
+    prompt: str | Sequence[Message], system: str | None, images: Any
+) -> list[dict[str, Any]]:
+    """The messages that a prompt, a system text and pictures stand for.
+
+    Pictures go before the text of the last message, which must be the user's.
+    """
+    messages: list[dict[str, Any]]
+    if isinstance(prompt, str):
+        messages = [{"role": "user", "content": prompt}]
+    else:
+        messages = [dict(message) for message in checked_list(prompt)]
+    if system is not None:
+        if messages and messages[0].get("role") in ("system", "developer"):
+            raise InvalidArgument("system was given, but the messages begin with a system message")
+        messages.insert(0, {"role": "system", "content": system})
+    pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+    pictures = [picture for picture in pictures if picture is not None]
+    if pictures:
+        if not messages or messages[-1].get("role") != "user":
+            raise InvalidArgument("images belong to a message of the user at the end")
+        content = messages[-1].get("content") or []
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+        shown = [{"type": "image", "image": picture} for picture in pictures]
+        messages[-1] = {**messages[-1], "content": [*shown, *parts]}
+    return messages
+
+
+class ChatModel:
+    """The chat side of an opened model."""
+
+    def __init__(self, engine: Engine, end_tokens: frozenset[int]) -> None:
+        self._engine = engine
+        self._end_tokens = end_tokens
+        self._vocabulary = Vocabulary(engine.tokenize)
+        template = engine.metadata("tokenizer.chat_template")
+        self.thinks_by_default = thinks_by_default(template, engine.info)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] | None = None,
+        thinking: bool | None = None,
+        add_generation_prompt: bool = True,
+        add_vision_id: bool = False,
+        expand: Expand = as_given,
+    ) -> Rendered:
+        """A conversation as token ids, see render.render; `thinking` None: as the model does."""
+        return render(
+            messages,
+            self._vocabulary,
+            tools=tool_schemas(tools),
+            thinking=self.thinks_by_default if thinking is None else thinking,
+            add_generation_prompt=add_generation_prompt,
+            add_vision_id=add_vision_id,
+            expand=expand,
+        )
+
+    def _expand(self, budget: Budget | Preset) -> Expand:
+        """Decodes pictures and resizes them to the budget when they are rendered."""
+        from ..vision import Picture, budget_of, video_parts
+
+        sizes = budget_of(budget)
+        preset = budget if isinstance(budget, str) else "default"
+
+        def expand(medium: Medium) -> Sequence[tuple[str, Picture]]:
+            self._engine.tower()  # a missing tower is said before pictures are decoded
+            if medium.kind == "video":
+                return video_parts(medium.source, preset)
+            return [("", Picture.open(medium.source, sizes))]
+
+        return expand
+
+    def request(
+        self,
+        messages: Sequence[Message],
+        options: Mapping[str, Any],
+        *,
+        seed: int | None,
+        tools: Sequence[Tool] | None = None,
+        think: bool | None = None,
+        thinking_budget: int | None = None,
+        forced_call: str | None = None,
+        one_call: bool = False,
+        add_vision_id: bool = False,
+    ) -> ChatRequest:
+        """Checks everything that can be checked before the model works."""
+        if thinking_budget is not None:
+            if thinking_budget < 0:
+                raise InvalidArgument(f"thinking_budget must be at least 0, not {thinking_budget}")
+            # A budget asks for a thought, one of nothing for none.
+            think = False if thinking_budget == 0 else True if think is None else think
+        schemas = tool_schemas(tools)
+        if forced_call is not None:
+            _check_forced(forced_call, parameters_of(schemas))
+        rest = dict(options)
+        rendered = self.render(
+            messages,
+            tools=schemas,
+            thinking=think,
+            add_vision_id=add_vision_id,
+            expand=self._expand(rest.pop("budget", "default")),
+        )
+        bias = dict(rest.pop("logit_bias", None) or {})
+        if not rendered.thinking:
+            bias[self._vocabulary.id(THINK)] = float("-inf")
+        own_seed = rest.pop("seed", None)
+        request = prepare(
+            self._engine,
+            _with_pictures(rendered),
+            recommended(self._engine.info, thinking=rendered.thinking),
+            self._end_tokens,
+            seed if own_seed is None else own_seed,
+            logit_bias=bias,
+            **rest,
+        )
+        return ChatRequest(
+            request=request,
+            messages=messages,
+            parameters=parameters_of(schemas),
+            thinking=rendered.thinking,
+            thinking_budget=thinking_budget,
+            forced_call=forced_call,
+            one_call=one_call,
+        )
+
+    def answer(self, request: ChatRequest) -> ChatStream:
+        """The answer, generated while it is read."""
+        return ChatStream(answer(self._engine, self._vocabulary, request))
+
+
+def _with_pictures(rendered: Rendered) -> list[int] | PicturePrompt:
+    """The ids with the tokens of every picture in place of its placeholder."""
+    if not rendered.media:
+        return rendered.ids
+    from ..vision import PicturePrompt
+
+    return PicturePrompt.build(rendered.ids, [(each.index, each.source) for each in rendered.media])
+
+
+def _check_forced(name: str, parameters: Mapping[str, Any]) -> None:
+    if not parameters:
+        raise InvalidArgument("tool_choice asks for a call, but there are no tools")
+    if name and name not in parameters:
+        raise InvalidArgument(f"tool_choice names {name!r}, which is not among the tools")
