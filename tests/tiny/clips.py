@@ -146,6 +146,10 @@ def make(rng: random.Random, test: bool) -> Sample:
     count = 1 if test else rng.randint(1, 4)
     drawn = [_turn(rng, made, rng.choice(pool)) for _ in range(count)]
     turns = list({turn[0]: turn for turn in drawn}.values())
+    if not test and rng.random() < 0.5:
+        told = sorted(pool, key=lambda event: float(event.stamp))
+        lines = [f"{e.stamp} seconds: the {e.actor.name} {e.verb}s" for e in told]
+        turns = [*turns[:1], draw.listed(lines)]
     messages = []
     for number, (question, answer, _) in enumerate(turns):
         messages.append(user(question if number else parts("<video>", question)))

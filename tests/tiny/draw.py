@@ -205,6 +205,14 @@ def grounding(key: str, place: list[int], label: str) -> str:
     return f"```json\n{json.dumps([{key: place, 'label': label}])}\n```"
 
 
+def listed(lines: list[str]) -> tuple[str, str, dict[str, Any]]:
+    """The last turn of many training samples: everything that can be seen, line by line. Few
+    tokens of other answers need the picture; here nearly all do.
+    """
+    text = "\n".join(lines)
+    return "List everything.", text, {"text": text}
+
+
 def normal(text: str) -> str:
     """A text for comparison: no case, single spaces, no full stop at the end."""
     return " ".join(text.casefold().split()).rstrip(".").rstrip()

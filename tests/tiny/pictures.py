@@ -134,6 +134,11 @@ def make_shapes(rng: random.Random, test: bool) -> Sample:
     count = rng.randint(2, 5) if not test and rng.random() < 0.6 else 1
     drawn = [_shapes_turn(rng, scene.boxes, rng.choice(targets)) for _ in range(count)]
     turns = list({turn[0]: turn for turn in drawn}.values())
+    if not test and rng.random() < 0.6:
+        lines = [
+            f"{b.label} {b.kind}: {place(b)}, {draw.relative(b, SIDE, SIDE)}" for b in scene.boxes
+        ]
+        turns = [*turns[:2], draw.listed(lines)]
     return conversation("shapes", scene, turns)
 
 
@@ -195,6 +200,9 @@ def make_reading(rng: random.Random, test: bool) -> Sample:
     wording = rng.choice(["What is written on the {} plate?", "What does the {} plate say?"])
     names = list(texts)[:1] if test else rng.sample(list(texts), len(texts))
     turns = [(wording.format(name), texts[name], {"exact": texts[name]}) for name in names]
+    if not test and rng.random() < 0.5:
+        plates = [b.label for b in scene.boxes if b.kind == "plate"]
+        turns = [draw.listed([f"{name}: {texts[name]}" for name in plates])]
     return conversation("reading", scene, turns)
 
 
@@ -273,6 +281,8 @@ def make_charts(rng: random.Random, test: bool) -> Sample:
         turns.append(said(f"What colour is the slice of {row[0]}?", f"{row[2].capitalize()}."))
     count = 1 if test or rng.random() < 0.4 else rng.randint(2, 4)
     drawn = rng.sample(turns, min(count, len(turns)))
+    if not test and rng.random() < 0.5:
+        drawn = [*drawn[:1], draw.listed([b.label for b in bars])]
     return conversation("charts", scene, list({turn[0]: turn for turn in drawn}.values()))
 
 

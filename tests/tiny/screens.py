@@ -206,6 +206,13 @@ def make_click(rng: random.Random, test: bool) -> Sample:
         if buttons and rng.random() < 0.6:
             extra = said("List the buttons.", f"{', '.join(buttons)}.")
         turns.insert(rng.randint(0, len(turns)), extra)
+    if not test and rng.random() < 0.6:
+        lines = [
+            f"{b.label} {b.kind}: {draw.relative_centre(b, screen.width, screen.height)}, "
+            f"{draw.relative(b, screen.width, screen.height)}"
+            for b in screen.targets
+        ]
+        turns = [*turns[:2], draw.listed(lines)]
     return conversation("click", _render(screen), turns)
 
 
