@@ -285,6 +285,25 @@ def _full_config(
     )
 
 
+# depth, hidden, ffn, heads, learned positions. The published towers of 0.8B, and of 9B with fewer
+# layers: its heads of 72 and 4304 inner values are no multiples of 32.
+TOWERS = {
+    "small": (2, 64, 128, 4, 64),
+    "0.8b": (12, 768, 3072, 12, 2304),
+    "9b": (3, 1152, 4304, 16, 2304),
+}
+
+
+def _tower(depth: int, hidden: int, ffn: int, heads: int, positions: int) -> dict[str, int]:
+    return {
+        "depth": depth,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_heads": heads,
+        "num_position_embeddings": positions,
+    }
+
+
 def build(
     folder: str | os.PathLike[str] | None = None,
     *,
@@ -298,12 +317,13 @@ def build(
     causal_lm: bool = False,
     mtp: bool = True,
     vision: bool = True,
+    tower: str = "small",
     dtype: str = "float32",
     shards: int = 1,
 ) -> Path:
-    """A small checkpoint. r: value heads per key head of linear attention; dtype: of storage,
-    `float32` or `bfloat16`. Without `folder` it goes to a temporary one, shared by calls with equal
-    options.
+    """A small checkpoint. r: value heads per key head of linear attention; tower: shape of the
+    vision tower, see TOWERS; dtype: of storage, `float32` or `bfloat16`. Without `folder` it goes
+    to a temporary one, shared by calls with equal options.
     """
     options = {key: value for key, value in locals().items() if key != "folder"}
     if folder is None:
@@ -323,14 +343,7 @@ def build(
         tie_word_embeddings=tied,
         eos_token_id=vocab.id_of("<|im_end|>"),
     )
-    tower = {
-        "depth": 2,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_heads": 4,
-        "num_position_embeddings": 64,
-    }
-    config = text if causal_lm else _full_config(text, vocab, tower)
+    config = text if causal_lm else _full_config(text, vocab, _tower(*TOWERS[tower]))
     _write(folder, config, vocab, seed=seed, mtp=mtp, vision=vision, dtype=dtype, shards=shards)
     return folder
 
@@ -375,15 +388,7 @@ def full_size(folder: str | os.PathLike[str], size: str = "0.8b", seed: int = 0)
         tie_word_embeddings=tied,
         eos_token_id=vocab.id_of("<|endoftext|>"),
     )
-    depth, vision_hidden, vision_ffn, vision_heads = tower
-    vision = {
-        "depth": depth,
-        "hidden_size": vision_hidden,
-        "intermediate_size": vision_ffn,
-        "num_heads": vision_heads,
-        "num_position_embeddings": 2304,
-    }
     folder = Path(folder)
-    config = _full_config(text, vocab, vision)
+    config = _full_config(text, vocab, _tower(*tower, 2304))
     _write(folder, config, vocab, seed=seed, mtp=True, vision=True, dtype="bfloat16", shards=1)
     return folder

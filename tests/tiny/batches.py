@@ -10,19 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tiny import passages, vocabulary
-from tiny.chat_format import Encoded, Renderer
+from tiny import clips, draw, passages, pictures, screens, vocabulary
+from tiny.chat_format import MERGE, PATCH, Encoded, Renderer
+from tiny.draw import Box
 from tiny.skills import SKILLS
 
 # Row lengths; a batch holds ROW_TOKENS tokens, so 8, 2 and 1 rows.
 LENGTHS = (512, 2048, 4096)
 ROW_TOKENS = 4096
+CELL = PATCH * MERGE  # pixels along a side of a token
 PADDING = 9999  # document number of what no document fills
 # Only answers and plain texts are trained. Plain texts count less, because they can be predicted
 # only so far: their noise would drown what the answers teach.
 PLAIN_WEIGHT = 0.5
 IGNORED = (vocabulary.SPECIAL_IDS["<|image_pad|>"], vocabulary.SPECIAL_IDS["<|video_pad|>"])
-NAMES = [*SKILLS, "drill"]
+NAMES = [*SKILLS, "drill", "look"]
 _DIGITS = list(range(15, 25))  # "0" is the 16th byte of the alphabet
 _POOL = [*_DIGITS, *random.Random(0).sample(range(256, vocabulary.NORMAL), vocabulary.NORMAL - 256)]
 
@@ -51,12 +53,39 @@ def drill(rng: random.Random) -> Encoded:
     return out
 
 
+def look(rng: random.Random, renderer: Renderer) -> Encoded:
+    """Single tokens of a picture, each followed by what is there.
+
+    To answer about a picture takes two things, to find the token and to say what it shows. This is
+    the second alone, and nearly every token trains it.
+    """
+    source = rng.choice([pictures.scene, pictures.scene, screens.scene, clips.frame_scene])
+    scene = source(rng, False)
+    height, width, _ = scene.image.shape
+    rows, columns = height // CELL, width // CELL
+    covered: dict[Box | None, list[int]] = {}
+    for cell in range(rows * columns):
+        x, y = (cell % columns + 0.5) * CELL, (cell // columns + 0.5) * CELL
+        over = [b for b in scene.boxes if b.x1 <= x < b.x2 and b.y1 <= y < b.y2]
+        box = min(over, key=lambda b: (b.x2 - b.x1) * (b.y2 - b.y1), default=None)
+        covered.setdefault(box, []).append(cell)
+    lines = []  # one for each thing: a second could copy the first
+    for box, cells in covered.items():
+        told = "nothing"
+        if box:
+            centre = draw.relative_centre(box, width, height)
+            told = f"{box.label} {box.kind}: {centre}, {draw.relative(box, width, height)}"
+        lines.append((rng.choice(cells), told))
+    rng.shuffle(lines)
+    return renderer.cells("look", scene.image, lines)
+
+
 @dataclass
 class Batch:
     """Rows [B, T] of ids, documents and skills; weights [B, T] of predicting each token.
 
     `patches` maps a grid (rows, columns) to patches [images, rows * columns, 1536]; `slots` maps it
-    to the flat token positions [images * tokens] that its merged patches fill.
+    to the flat token positions [images * tokens] that its merged patches fill, -1 for none.
     """
 
     ids: Tensor
@@ -110,6 +139,8 @@ class Stream:
         while True:
             if name == "drill":
                 return self._spend(name, drill(self._rng))
+            if name == "look":
+                return self._spend(name, look(self._rng, self._renderer))
             if name == "needle":
                 words = self._words(60, 3.5 * self._longest)
                 sample = passages.needle(self._rng, False, words, self._rng.random())
@@ -172,7 +203,11 @@ def collate(rows: list[list[Encoded]], length: int) -> Batch:
             for grid, values in zip(document.grids, document.patches, strict=True):
                 tokens = grid[0] * grid[1] // 4
                 patches.setdefault(grid, []).append(values)
-                slots.setdefault(grid, []).append(pads[:tokens])
+                places = pads[:tokens]
+                if document.cells:
+                    places = np.full(tokens, -1)
+                    places[document.cells] = pads
+                slots.setdefault(grid, []).append(places)
                 pads = pads[tokens:]
             at += len(document)
     return Batch(

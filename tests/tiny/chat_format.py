@@ -59,6 +59,8 @@ class Encoded:
     grids: list[tuple[int, int]] = field(default_factory=list)  # patches (rows, columns), in order
     patches: list[NDArray[np.float32]] = field(default_factory=list)  # [rows * columns, 1536]
     video: list[bool] = field(default_factory=list)  # per grid: a frame pair of a video
+    # Of the one picture: the token that each placeholder shows, when they are not all in order.
+    cells: list[int] = field(default_factory=list)
     pending: str = ""  # text that is not encoded yet
     pending_trained: bool = False
 
@@ -67,6 +69,8 @@ class Encoded:
 
     def positions(self) -> NDArray[np.int64]:
         """Rotary positions [3, tokens] of the axes time, row, column."""
+        if self.cells:
+            return np.tile(np.arange(len(self.ids)), (3, 1))
         pads = (S["<|image_pad|>"], S["<|video_pad|>"])
         columns: list[NDArray[np.int64]] = []
         counter, at, grids = 0, 0, iter(self.grids)
@@ -100,6 +104,19 @@ class Renderer:
     def sample(self, sample: Sample) -> Encoded:
         """The whole conversation with every assistant turn trained, or the plain text."""
         return self.chat(sample, sample.messages) if sample.messages else self.text(sample)
+
+    def cells(self, skill: str, image: Image, lines: list[tuple[int, str]]) -> Encoded:
+        """Tokens of a picture one by one, each with a line that says what it shows."""
+        out = Encoded(skill)
+        for cell, line in lines:
+            self._control(out, "<|image_pad|>", False)
+            self._say(out, f"{line}\n", True)
+            self._flush(out)
+            out.cells.append(cell)
+        out.grids.append((image.shape[0] // PATCH, image.shape[1] // PATCH))
+        out.patches.append(patches(image, image))
+        out.video.append(False)
+        return out
 
     def prompt(self, sample: Sample) -> Encoded:
         """The conversation up to the reference answer, ready to be continued."""

@@ -82,8 +82,9 @@ def insert(tower: Any, x: Tensor, batch: Any) -> Tensor:
     """Token embeddings [B, T, h] with the merged vectors of the batch in their slots."""
     flat = x.flatten(0, 1)
     for grid, patches in batch.patches.items():
-        merged = see(tower, patches, grid).flatten(0, 1)
-        flat = flat.index_copy(0, batch.slots[grid], merged)
+        merged, slots = see(tower, patches, grid).flatten(0, 1), batch.slots[grid]
+        shown = slots >= 0
+        flat = flat.index_copy(0, slots[shown], merged[shown])
     return flat.view_as(x)
 
 

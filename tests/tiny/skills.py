@@ -23,15 +23,17 @@ VISION = {
 }  # fmt: skip
 
 
-def mix(vision: float, drill: float = 0.0) -> dict[str, float]:
+def mix(vision: float, drill: float = 0.0, look: float = 0.0) -> dict[str, float]:
     """Shares of all skills when `vision` of the tokens go to pictures, screens and video.
 
-    `drill` of the text is random tokens (see batches.py).
+    `drill` of the text is random tokens, `look` of the vision single tokens of pictures (see
+    batches.py).
     """
     text = (1 - vision) * (1 - drill)
     shares = {name: share * text for name, share in TEXT.items()}
     if drill:
         shares["drill"] = (1 - vision) * drill
     if vision:
-        shares |= {name: share * vision for name, share in VISION.items()}
+        shares |= {name: share * vision * (1 - look) for name, share in VISION.items()}
+        shares["look"] = vision * look
     return {name: share for name, share in shares.items() if share}

@@ -229,7 +229,7 @@ class Trainer:
         """Trains until the time is spent or `stopped` is set."""
         args, budget = self.args, self.args.minutes * 60
         renderer = Renderer(vocabulary.plain(CHECKPOINT))
-        shares = mix(args.vision, args.drill)
+        shares = mix(args.vision, args.drill, args.look)
         stream = iter(Stream(renderer, shares, self.step + 1, args.longest))
         last, saved = time.monotonic(), self.spent
         with (args.work / "train.log").open("a") as log:
@@ -263,6 +263,7 @@ def _arguments() -> argparse.Namespace:
     add("--minutes", type=float, required=True, help="training time in all, with earlier runs")
     add("--vision", type=float, default=0.5, help="share of pictures, screens, video")
     add("--drill", type=float, default=0.05, help="share of drills in the text")
+    add("--look", type=float, default=0.05, help="share of single tokens in the pictures")
     add("--longest", type=int, default=700, help="words of the longest passages")
     add("--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it")
     add("--only-mtp", action="store_true", help="train the MTP layer alone")
