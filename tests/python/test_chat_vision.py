@@ -18,6 +18,7 @@ from PIL import Image
 
 pytest.importorskip("tokenizers")
 
+from films import film
 from qwen35cpp import ImageInvalid, Llama, MissingExtra
 from qwen35cpp.errors import FileError
 from qwen35cpp.vision import Video, video_parts
@@ -206,21 +207,6 @@ def test_sampling_and_sizes() -> None:
     assert rows % 32 == columns % 32 == 0
     assert 768 * rows * columns <= 25_165_824
     assert frame_size(2, 20, 20, 25_165_824) == (64, 64)
-
-
-def film(path: Path, seconds: int = 6, rate: int = 10) -> None:
-    """A video whose frames tell their number by their brightness."""
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.bit_rate = 4_000_000
-        for index in range(seconds * rate):
-            pixels = np.full((64, 96, 3), 40 + 3 * index, np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
 
 
 def test_a_file_is_sampled_twice_a_second(tmp_path: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import tiny_gguf
+from films import film
 from qwen35cpp import convert
+from qwen35cpp._bundled import tiny_path as bundled_path
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -30,6 +34,10 @@ def folder(
     """A working folder with the files that README.md names."""
     path = tiny_model(n_embd=256, n_ff=256, n_ctx=2048).path
     convert.quantize(path, tmp_path / "model.gguf", "q8_0", allow_requantize=True)
+    shutil.copy(bundled_path(), tmp_path / "mmproj-model.gguf")  # a tower of the same width
+    for number, name in enumerate(("before.png", "a.png", "b.png", "receipt.jpg")):
+        Image.new("RGB", (64, 96), (40 * number, 90, 200)).save(tmp_path / name)
+    film(tmp_path / "clip.mp4", seconds=2)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -17,23 +17,13 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
+from qwen_tokens import SPECIAL_TOKENS, VISIBLE_TOKENS
+
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 
 CONTROL, USER_DEFINED, UNUSED, NORMAL = 3, 4, 5, 1
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
-    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>",
-    "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
-    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
-    "<|audio_start|>", "<|audio_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>",
-    "<tts_text_bos_single>", "<|audio_pad|>",
-)  # fmt: skip
-PRINTED_TOKENS = frozenset(
-    {"<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"}
-)
 MERGES = (
     "Ġ Ġ", "ĠĠ ĠĠ", "i n", "Ġ t", "e r", "Ġ a", "h e", "o n", "r e", "Ġt he", "l l", "o r",
     "a t", "Ġ s", "e n", "in g", "o w", "l d", "Ġ w", "or ld", "Ġw orld", "H e", "He ll", "Hell o",
@@ -124,7 +114,7 @@ def vocabulary(size: int = 0) -> tuple[list[str], list[int], list[str]]:
     types = [NORMAL] * len(tokens)
     for token in SPECIAL_TOKENS:
         tokens.append(token)
-        types.append(USER_DEFINED if token in PRINTED_TOKENS else CONTROL)
+        types.append(USER_DEFINED if token in VISIBLE_TOKENS else CONTROL)
     size = size or -(-len(tokens) // 32) * 32
     if size < len(tokens):
         raise ValueError(f"n_vocab must be at least {len(tokens)}")

@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 
-from qwen_vocab import SPECIAL_TOKENS
+from qwen_tokens import SPECIAL_TOKENS
 
 # fmt: off
 ENGLISH = [

@@ -14,24 +14,11 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
-SPECIAL = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
-    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>",
-    "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
-    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
-    "<|audio_start|>", "<|audio_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>",
-    "<tts_text_bos_single>", "<|audio_pad|>",
-]  # fmt: skip
+from reference.qwen_tokens import PRETOKENIZE_REGEX, SPECIAL_TOKENS, VISIBLE_TOKENS
+
 SIZE = 4096
 NORMAL = 3680  # ids 0..NORMAL-1 are bytes and merges: the closed world gives no more
-SPECIAL_IDS = {token: NORMAL + index for index, token in enumerate(SPECIAL)}
-# Added but not "special": they survive when special tokens are skipped.
-VISIBLE = {t for t in SPECIAL if t.strip("</>") in ("tool_call", "tool_response", "think")}
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|"
-    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPECIAL_IDS = {token: NORMAL + index for index, token in enumerate(SPECIAL_TOKENS)}
 
 
 def _pipeline(model: models.BPE) -> Tokenizer:
@@ -39,7 +26,7 @@ def _pipeline(model: models.BPE) -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated", invert=False),
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
         ]
     )
@@ -86,8 +73,9 @@ def write(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json as the published models have them."""
     folder.mkdir(parents=True, exist_ok=True)
     complete = Tokenizer.from_str(tokenizer.to_str())
-    for token in SPECIAL:
-        complete.add_tokens([AddedToken(token, special=token not in VISIBLE, normalized=False)])
+    for token in SPECIAL_TOKENS:
+        hidden = token not in VISIBLE_TOKENS
+        complete.add_tokens([AddedToken(token, special=hidden, normalized=False)])
     if any(complete.token_to_id(token) != index for token, index in SPECIAL_IDS.items()):
         raise RuntimeError("special tokens did not get their ids")
     complete.save(str(folder / "tokenizer.json"))
@@ -103,7 +91,7 @@ def write(tokenizer: Tokenizer, folder: Path) -> None:
         "added_tokens_decoder": {
             str(index): {
                 "content": token,
-                "special": token not in VISIBLE,
+                "special": token not in VISIBLE_TOKENS,
                 "normalized": False,
                 "lstrip": False,
                 "rstrip": False,
