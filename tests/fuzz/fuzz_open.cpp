@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/array.h"
 #include "base/status.h"
 #include "gguf/gguf.h"
 #include "model/config.h"
@@ -112,6 +113,30 @@ Status use_model(const qwen35_model *model, qwen35_session *session) {
   return sample_text(model, session);
 }
 
+// A picture through the tower of a file that has one, and into the model.
+Status use_vision(qwen35_model *model, qwen35_session *session, const char *path) {
+  if (qwen35_model_string(model, "clip.projector_type") == nullptr) return q35::kOk;
+  qwen35_vision *vision = nullptr;
+  Q35_TRY(qwen35_vision_open(model, path, &vision));
+  qwen35_vision_info vision_info;
+  Status status = qwen35_vision_get_info(vision, &vision_info);
+  q35::Array<float> rows;
+  q35::Array<uint8_t> pixels;
+  if (status == q35::kOk) status = rows.resize(2ull * vision_info.n_out);
+  if (status == q35::kOk) status = pixels.resize(32 * 64 * 3);
+  for (size_t i = 0; i < pixels.size(); i++) pixels[i] = static_cast<uint8_t>(i * 37);
+  if (status == q35::kOk) {
+    status = qwen35_vision_encode(vision, pixels.data(), nullptr, 32, 64, rows.data(), nullptr,
+                                  nullptr);
+  }
+  if (status == q35::kOk) {
+    qwen35_session_reset(session);
+    status = qwen35_session_eval_picture(session, rows.data(), 1, 2, nullptr, nullptr);
+  }
+  qwen35_vision_close(vision);
+  return status;
+}
+
 Status run_model(const char *path, bool use_mmap, int32_t kv_type) {
   qwen35_model_params params;
   qwen35_model_defaults(&params);
@@ -126,6 +151,7 @@ Status run_model(const char *path, bool use_mmap, int32_t kv_type) {
   qwen35_session *session = nullptr;
   Status status = qwen35_session_create(model, &session_params, &session);
   if (status == q35::kOk) status = use_model(model, session);
+  if (status == q35::kOk) status = use_vision(model, session, path);
   qwen35_session_close(session);
   qwen35_model_close(model);
   return status;

@@ -38,6 +38,7 @@ BASES: dict[str, dict[str, object]] = {
         "types": {"ffn_up": "Q4_0", "ssm_out": "F16", "attn_q.": "BF16", "eh_proj": "IQ4_NL"},
     },
     "plain": {**SMALL, "n_layer": 2, "full_attention_interval": 2},
+    "pictures": {**SMALL, "n_layer": 2, "full_attention_interval": 2, "vision": True},
     "k_quants": {
         "n_embd": 256, "n_ff": 256, "n_layer": 2, "full_attention_interval": 2, "n_head": 2,
         "n_head_kv": 1, "head_dim": 128, "lin_k_heads": 2, "lin_v_heads": 4, "lin_head_dim": 64,

@@ -64,7 +64,7 @@ class Options:
     vector_type: Type | str = Type.F32
     n_vocab: int = 0  # 0: the tokens below, padded to a multiple of 32
     list_recurrent: bool = False  # write attention.recurrent_layers
-    vision: bool = False  # add tensors of an embedded vision tower
+    vision: bool = False  # add an embedded vision tower of the smallest shape
     shard_tensors: int = 0  # tensors per file; 0: one file
     alignment: int = 32
     seed: int = 0
@@ -168,6 +168,8 @@ def metadata(options: Options, arch: str = "qwen35") -> dict[str, tuple[Any, Kin
         "tokenizer.ggml.add_bos_token": (False, Kind.BOOL),
         "tokenizer.chat_template": ("{{ messages }}", Kind.STRING),
     }
+    if o.vision:
+        keys |= _tower_metadata(o)
     if o.mtp:
         keys[f"{arch}.nextn_predict_layers"] = (1, Kind.UINT32)
     if o.list_recurrent:
@@ -194,13 +196,51 @@ def tensor_shapes(options: Options) -> dict[str, tuple[int, ...]]:
     shapes["output_norm.weight"] = (o.n_embd,)
     if not o.tied:
         shapes["output.weight"] = (n_vocab, o.n_embd)
-    if o.vision:
-        shapes |= {
-            "v.patch_embd.weight": (64, 32),
-            "v.post_ln.bias": (32,),
-            "mm.0.weight": (32, 32),
-        }
+    return shapes | _tower_shapes(o) if o.vision else shapes
+
+
+TOWER_EMBD, TOWER_FF, TOWER_GRID = 16, 48, 3
+
+
+def _tower_shapes(o: Options) -> dict[str, tuple[int, ...]]:
+    """One layer with two heads."""
+    e, merged = TOWER_EMBD, 4 * TOWER_EMBD
+    shapes: dict[str, tuple[int, ...]] = {
+        "v.patch_embd.weight": (e, 3, 16, 16),
+        "v.patch_embd.weight.1": (e, 3, 16, 16),
+        "v.patch_embd.bias": (e,),
+        "v.position_embd.weight": (TOWER_GRID**2, e),
+    }
+    for name, rows, cols in (
+        ("v.blk.0.attn_qkv", 3 * e, e),
+        ("v.blk.0.attn_out", e, e),
+        ("v.blk.0.ffn_up", TOWER_FF, e),
+        ("v.blk.0.ffn_down", e, TOWER_FF),
+        ("mm.0", merged, merged),
+        ("mm.2", o.n_embd, merged),
+    ):
+        shapes |= {f"{name}.weight": (rows, cols), f"{name}.bias": (rows,)}
+    for name in ("v.blk.0.ln1", "v.blk.0.ln2", "v.post_ln"):
+        shapes |= {f"{name}.weight": (e,), f"{name}.bias": (e,)}
     return shapes
+
+
+def _tower_metadata(o: Options) -> dict[str, tuple[Any, Kind]]:
+    numbers = {
+        "image_size": 16 * TOWER_GRID, "patch_size": 16, "embedding_length": TOWER_EMBD,
+        "feed_forward_length": TOWER_FF, "block_count": 1, "attention.head_count": 2,
+        "projection_dim": o.n_embd, "spatial_merge_size": 2,
+    }  # fmt: skip
+    keys: dict[str, tuple[Any, Kind]] = {
+        f"clip.vision.{name}": (value, Kind.UINT32) for name, value in numbers.items()
+    }
+    return keys | {
+        "clip.projector_type": ("qwen3vl_merger", Kind.STRING),
+        "clip.vision.attention.layer_norm_epsilon": (1e-6, Kind.FLOAT32),
+        "clip.vision.image_mean": ([0.5, 0.5, 0.5], Kind.ARRAY),
+        "clip.vision.image_std": ([0.5, 0.5, 0.5], Kind.ARRAY),
+        "clip.vision.is_deepstack_layers": ([False], Kind.ARRAY),
+    }
 
 
 def _common_shapes(o: Options) -> dict[str, tuple[int, ...]]:
