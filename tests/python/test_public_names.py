@@ -24,7 +24,7 @@ NAMES = [
 LLAMA = [
     "cancel", "chat", "close", "context_memory", "create_chat_completion",
     "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decode",
-    "detokenize", "embed", "eval", "generate", "info", "metadata", "n_ctx", "n_embd",
+    "detokenize", "embed", "eval", "generate", "info", "locate", "metadata", "n_ctx", "n_embd",
     "n_threads", "n_tokens", "n_vocab", "render_chat", "reset", "run_tools", "tiny",
     "token_eos", "tokenize",
 ]  # fmt: skip

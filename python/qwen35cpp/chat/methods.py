@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .._engine import Engine
     from .._request import ChatOptions
+    from ..vision import Place
     from .answer import ChatText
     from .conversation import ChatStream
     from .messages import Message
@@ -135,6 +136,34 @@ class ChatMethods:
         )
         answer = model.answer(request)
         return answer if stream else answer.drain()
+
+    def locate(
+        self,
+        what: str,
+        image: Any,
+        *,
+        kind: Literal["box", "point"] = "box",
+        **options: Unpack[ChatOptions],
+    ) -> list[Place]:
+        """Where a thing is in a picture, in pixels of the picture as it was given.
+
+        Greedy and without a thought unless the options say otherwise. An empty list: the model
+        named no place. A model is often wrong; check before you click.
+
+        Args:
+            what: the thing, e.g. "the Save button".
+            image: a picture in any form that `chat` takes.
+            kind: ask for a box or for a point.
+            options: as in `generate`, see ChatOptions; `budget` is "grounding" by default.
+        """
+        from ..vision.load import open_picture
+        from ..vision.locate import question, read_places
+
+        pixels = open_picture(image)
+        height, width, _ = pixels.shape
+        chosen: dict[str, Any] = {"temperature": 0, "budget": "grounding", **options}
+        answer = self.chat(question(what, kind), images=[pixels], think=False, **chosen)
+        return read_places(answer, width, height)
 
     def run_tools(
         self,

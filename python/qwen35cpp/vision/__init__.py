@@ -9,6 +9,7 @@ placeholders. Pixels are normalised in C.
 """
 
 from .load import Limits, Pixels, Source, open_picture
+from .locate import Place, read_places
 from .prompt import Picture, PicturePrompt, Span
 from .resize import BUDGETS, Budget, Preset, budget_of, fit, target_size
 from .tower import Tower, find_tower
@@ -21,6 +22,7 @@ __all__ = [
     "Picture",
     "PicturePrompt",
     "Pixels",
+    "Place",
     "Preset",
     "Source",
     "Span",
@@ -30,6 +32,7 @@ __all__ = [
     "find_tower",
     "fit",
     "open_picture",
+    "read_places",
     "target_size",
     "video_parts",
 ]
