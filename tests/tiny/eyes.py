@@ -53,8 +53,8 @@ def rotary(dim: int, grid: Grid) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
-def see(tower: Any, patches: Tensor, grid: Grid) -> Tensor:
-    """Merged vectors [images, tokens, out] of patches [images, rows * columns, 1536]."""
+def states(tower: Any, patches: Tensor, grid: Grid) -> Tensor:
+    """What the merger gets, [images, tokens, 4 * hidden], of patches [images, patches, 1536]."""
     count, length, _ = patches.shape
     embed = tower.patch_embed.proj
     x = F.linear(patches, embed.weight.flatten(1), embed.bias) + positions(tower, grid)
@@ -73,9 +73,19 @@ def see(tower: Any, patches: Tensor, grid: Grid) -> Tensor:
         x = x + block.attn.proj(o.transpose(1, 2).reshape(count, length, -1))
         h = block.norm2(x)
         x = x + block.mlp.linear_fc2(F.gelu(block.mlp.linear_fc1(h), approximate="tanh"))
-    m = tower.merger
-    x = m.norm(x).view(count, length // 4, -1)
-    return m.linear_fc2(F.gelu(m.linear_fc1(x)))
+    merged: Tensor = tower.merger.norm(x).view(count, length // 4, -1)
+    return merged
+
+
+def merge(tower: Any, x: Tensor) -> Tensor:
+    """The merger behind its norm."""
+    out: Tensor = tower.merger.linear_fc2(F.gelu(tower.merger.linear_fc1(x)))
+    return out
+
+
+def see(tower: Any, patches: Tensor, grid: Grid) -> Tensor:
+    """Merged vectors [images, tokens, out] of patches [images, rows * columns, 1536]."""
+    return merge(tower, states(tower, patches, grid))
 
 
 def insert(tower: Any, x: Tensor, batch: Any) -> Tensor:
@@ -212,6 +222,86 @@ def _lesson(rng: random.Random, count: int, labels: list[str]) -> tuple[Grid, Te
             due.append(answers(scene, letters, labels))
     assert grid is not None
     return grid, torch.from_numpy(np.stack(seen)), torch.from_numpy(np.concatenate(due))
+
+
+# ---- second lessons: the text model's words --------------------------------------------------
+
+
+LOUDNESS = 80.0  # length of what the tower gives: that of what the first layers add
+
+
+def _words(table: Tensor, tokenizer: Any, labels: list[str]) -> Tensor:
+    """A direction for every answer of the lessons: of its word in the text model.
+
+    Letters and digits of different slots have the same words, so each slot turns them its own way.
+    """
+    mean = table.mean(0)
+
+    def direction(text: str) -> Tensor:
+        if not text:
+            return torch.zeros_like(mean)
+        return F.normalize((table[tokenizer.encode(text).ids] - mean).sum(0), dim=0)
+
+    def all_of(texts: list[str]) -> Tensor:
+        return torch.stack([direction(text) for text in texts])
+
+    generator = torch.Generator().manual_seed(0)
+
+    def turned(rows: Tensor) -> Tensor:
+        width = rows.shape[1]
+        return rows @ torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+
+    spaced = [[f" {text}" if text else "" for text in texts] for texts in (KINDS, labels)]
+    letters, digits = all_of([c.strip() for c in ALPHABET]), all_of([str(d) for d in range(10)])
+    slots = [turned(letters) for _ in range(SLOTS)] + [turned(digits) for _ in range(2 * CORNERS)]
+    return torch.cat([*map(all_of, spaced), *slots])
+
+
+def teach_words(tower: Any, table: Tensor, tokenizer: Any, scenes: int, minutes: float) -> None:
+    """Trains the merger to say what it sees in the directions of the text model's words.
+
+    So the text model can find and repeat a picture's tokens as it does with those of a text. The
+    rest of the tower stays; it is run once over `scenes` pictures.
+    """
+    labels, rng = _labels(), random.Random(5)
+    lessons = Lessons(tower.config.out_hidden_size, len(labels))
+    inputs, dues = [], []
+    with torch.no_grad():
+        lessons.heads.weight.copy_(_words(table.detach(), tokenizer, labels))
+        lessons.heads.bias.zero_()
+        for _ in range(scenes // 16):
+            grid, patches, due = _lesson(rng, 16, labels)
+            kept = (due[:, 0] > 0) | (torch.rand(len(due)) < 0.1)
+            inputs.append(states(tower, patches, grid).flatten(0, 1)[kept])
+            dues.append(due[kept])
+    x, due = torch.cat(inputs), torch.cat(dues)
+    layers = [tower.merger.linear_fc1, tower.merger.linear_fc2]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=1e-3)
+    begin, step = time.monotonic(), 0
+    while (spent := time.monotonic() - begin) < 60 * minutes:
+        optimiser.param_groups[0]["lr"] = 1e-3 * (1 - spent / 60 / minutes)
+        chosen = torch.randint(len(x), (1024,))
+        loss, right = lessons(merge(tower, x[chosen]), due[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        step += 1
+        if step % 200 == 0:
+            kind, label, letters = right[0], right[1], right[2 : 2 + SLOTS].nanmean()
+            digits = right[2 + SLOTS :].nanmean()
+            print(
+                f"words: step {step} loss {loss:.2f}  kind {kind:.3f} label {label:.3f} "
+                f"letters {letters:.3f} digits {digits:.3f}",
+                flush=True,
+            )
+    with torch.no_grad():
+        out = merge(tower, x[:4096])
+        centre = out.mean(0)
+        factor = LOUDNESS / (out - centre).norm(dim=1).mean()
+        tower.merger.linear_fc2.bias.sub_(centre)
+        for parameter in tower.merger.linear_fc2.parameters():
+            parameter.mul_(factor)
 
 
 def main() -> None:

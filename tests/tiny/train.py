@@ -37,7 +37,6 @@ from tiny.skills import mix
 
 CHECKPOINT = HERE / "qwen35-tiny"
 WARMUP = 60  # steps
-EYES_GAIN = 4.0
 LOG_EVERY = 25  # steps
 
 
@@ -196,9 +195,8 @@ class Trainer:
 
     def _open_eyes(self, path: Path) -> None:
         self.tiny.visual.load_state_dict(torch.load(path, weights_only=True))
-        with torch.no_grad():  # loud enough to be heard beside what the layers add
-            for parameter in self.tiny.visual.merger.linear_fc2.parameters():
-                parameter.mul_(EYES_GAIN)
+        table, tokenizer = self.tiny.text.embed_tokens.weight, vocabulary.plain(CHECKPOINT)
+        eyes.teach_words(self.tiny.visual, table, tokenizer, scenes=1600, minutes=2)
 
     def keep(self) -> None:
         """Writes the state; the old one stays until the new one is whole."""
