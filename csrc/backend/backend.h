@@ -83,8 +83,8 @@ struct DeltaNetArgs {
 };
 
 // Pixels of one frame pair to the rows of the patch embedding. Rows come in blocks of merge x merge
-// patches, which the merger joins; a row holds a patch of the first frame and, when `second` is set,
-// then of the second, each as channel, y, x.
+// patches, which the merger joins; a row holds a patch of the first frame and, when `second` is
+// set, then of the second, each as channel, y, x.
 struct PatchArgs {
   const uint8_t *first, *second;  // [height, width, 3]; second may be null
   uint32_t rows, cols;            // in patches, multiples of merge
@@ -96,10 +96,10 @@ struct PatchArgs {
 // Attention of one frame pair: every patch sees every other. e = n_head * head_dim.
 struct PatchAttentionArgs {
   uint32_t n, n_head, head_dim;
-  float *qkv;               // [n, 3 e]; overwritten
-  const float *bias;        // [3 e]
-  const float *cos, *sin;   // [n, head_dim / 2]
-  float *out;               // [n, e]
+  float *qkv;              // [n, 3 e]; overwritten
+  const float *bias;       // [3 e]
+  const float *cos, *sin;  // [n, head_dim / 2]
+  float *out;              // [n, e]
 };
 
 // Row and column of patch i of a picture of `cols` columns.

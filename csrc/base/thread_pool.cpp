@@ -37,8 +37,9 @@ constexpr uint64_t make_ticket(uint32_t epoch, uint32_t item) {
 
 struct ThreadPool::State {
   alignas(64) std::atomic<uint64_t> ticket{0};
-  // The job. It is rewritten only while the ticket is closed, and every store is a release: a worker
-  // that sees any field of a newer job also sees that the ticket moved on, and takes no item.
+  // The job. It is rewritten only while the ticket is closed, and every store is a release: a
+  // worker that sees any field of a newer job also sees that the ticket moved on, and takes no
+  // item.
   alignas(64) std::atomic<ItemFn> fn{nullptr};
   std::atomic<const void *> context{nullptr};
   std::atomic<uint32_t> count{0};

@@ -242,7 +242,8 @@ typedef struct qwen35_vision_info {
 
 /* Opens the vision tower in `path`: a separate projector file (mmproj), or a model's own file that
  * has one inside. ERROR_UNSUPPORTED when it has none, ERROR_MODEL when it does not fit `model`,
- * whose threads it uses and which must be closed later. Encoding belongs to one thread at a time. */
+ * whose threads it uses and which must be closed later. Encoding belongs to one thread at a time.
+ */
 QWEN35_API qwen35_status qwen35_vision_open(qwen35_model *model, const char *path,
                                             qwen35_vision **out);
 QWEN35_API void qwen35_vision_close(qwen35_vision *vision);
@@ -254,8 +255,8 @@ QWEN35_API qwen35_status qwen35_vision_get_info(const qwen35_vision *vision,
  * layers and may be NULL. After an error rows is undefined. */
 QWEN35_API qwen35_status qwen35_vision_encode(qwen35_vision *vision, const uint8_t *first,
                                               const uint8_t *second, uint32_t height,
-                                              uint32_t width, float *rows,
-                                              qwen35_progress progress, void *user);
+                                              uint32_t width, float *rows, qwen35_progress progress,
+                                              void *user);
 /* Makes the encode now running (any thread), or the next one, return ERROR_CANCELLED soon. */
 QWEN35_API void qwen35_vision_cancel(qwen35_vision *vision);
 /* Drops a cancel request that came too late. */

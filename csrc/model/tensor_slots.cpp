@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cmath>
+#include <cstdio>
 #include <new>
 
 #include "base/array.h"
@@ -174,15 +175,27 @@ Status fill_slots(const File &file, const Array<TensorSlot> &slots, ThreadPool *
   return read_pieces(file, pieces, pool);
 }
 
+// The dimensions of a slot for messages, without those of 1 behind the second.
+struct ShapeText {
+  char text[96];
+
+  explicit ShapeText(const TensorSlot &slot) {
+    int n = std::snprintf(text, sizeof text, "[%" PRIu64 ", %" PRIu64, slot.ne[0], slot.ne[1]);
+    for (int i = 2; i < 4 && slot.ne[2] * slot.ne[3] != 1; i++) {
+      n += std::snprintf(text + n, sizeof text - n, ", %" PRIu64, slot.ne[i]);
+    }
+    std::snprintf(text + n, sizeof text - n, "]");
+  }
+};
+
 Status check_slot(const TensorSlot &slot) {
   const TensorInfo &info = *slot.info;
   if (!std::equal(info.ne, info.ne + 4, slot.ne)) {
     return fail(QWEN35_ERROR_MODEL,
-                "tensor '%s' at offset %" PRIu64 ": expected shape [%" PRIu64 ", %" PRIu64
-                ", %" PRIu64 ", %" PRIu64 "], found [%" PRIu64 ", %" PRIu64 ", %" PRIu64
-                ", %" PRIu64 "]",
-                slot.name, info.offset, slot.ne[0], slot.ne[1], slot.ne[2], slot.ne[3], info.ne[0],
-                info.ne[1], info.ne[2], info.ne[3]);
+                "tensor '%s' at offset %" PRIu64 ": expected shape %s, found [%" PRIu64 ", %" PRIu64
+                ", %" PRIu64 ", %" PRIu64 "]",
+                slot.name, info.offset, ShapeText(slot).text, info.ne[0], info.ne[1], info.ne[2],
+                info.ne[3]);
   }
   const bool is_float =
       info.type == DType::F32 || info.type == DType::F16 || info.type == DType::BF16;
@@ -203,9 +216,8 @@ Status match_slots(const File &file, const char *what, bool (*ignored)(std::stri
   for (TensorSlot &slot : *slots) {
     slot.info = file.find_tensor(slot.name);
     if (slot.info == nullptr) {
-      return fail(QWEN35_ERROR_MODEL,
-                  "tensor '%s' is missing: expected shape [%" PRIu64 ", %" PRIu64 "]", slot.name,
-                  slot.cols, slot.rows);
+      return fail(QWEN35_ERROR_MODEL, "tensor '%s' is missing: expected shape %s", slot.name,
+                  ShapeText(slot).text);
     }
     Q35_TRY(check_slot(slot));
     claimed[slot.info - file.tensors().data()] = 1;

@@ -1,5 +1,5 @@
-// Slots: the tensors that a configuration implies, each matched with the file's tensor and loaded to
-// where it is used. The lists are in tensor_table.cpp (text) and vision_weights.cpp.
+// Slots: the tensors that a configuration implies, each matched with the file's tensor and loaded
+// to where it is used. The lists are in tensor_table.cpp (text) and vision_weights.cpp.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ struct TensorSlot {
                                  bool (*ignored)(std::string_view), Array<TensorSlot> *slots);
 
 // Loads matched slots. Nothing is allocated before; 64 bytes behind every matrix may be read: they
-// belong to the process. use_mmap keeps the file mapped: it must not be cut short while in use. pool
-// may be null.
+// belong to the process. use_mmap keeps the file mapped: it must not be cut short while in use.
+// pool may be null.
 [[nodiscard]] Status load_slots(const gguf::File &file, const Array<TensorSlot> &slots,
                                 bool use_mmap, ThreadPool *pool, TensorStore *out);
 

@@ -76,8 +76,8 @@ Status read_vision_config(const File &file, VisionConfig *out) {
   VisionConfig c = {};
   Q35_TRY(require_string(file, "clip.projector_type", "qwen3vl_merger"));
   Q35_TRY(read_number(file, "clip.vision.block_count", 1, kMaxLayers, 1, &c.n_layer));
-  Q35_TRY(read_number(file, "clip.vision.embedding_length", kLaneStep, kMaxEmbd, kLaneStep,
-                      &c.n_embd));
+  Q35_TRY(
+      read_number(file, "clip.vision.embedding_length", kLaneStep, kMaxEmbd, kLaneStep, &c.n_embd));
   Q35_TRY(
       read_number(file, "clip.vision.feed_forward_length", kLaneStep, kMaxFf, kLaneStep, &c.n_ff));
   const char *head_key = "clip.vision.attention.head_count";
@@ -95,7 +95,8 @@ Status read_vision_config(const File &file, VisionConfig *out) {
   uint32_t side = 0;
   Q35_TRY(read_number(file, "clip.vision.image_size", kPatch, kMaxGrid * kPatch, kPatch, &side));
   c.grid = side / kPatch;
-  Q35_TRY(read_float(file, "clip.vision.attention.layer_norm_epsilon", true, 1e-12f, 1e-1f, &c.eps));
+  Q35_TRY(
+      read_float(file, "clip.vision.attention.layer_norm_epsilon", true, 1e-12f, 1e-1f, &c.eps));
   Q35_TRY(read_channels(file, "clip.vision.image_mean", -10.0f, 10.0f, c.mean));
   Q35_TRY(read_channels(file, "clip.vision.image_std", 1e-3f, 10.0f, c.std));
   Q35_TRY(refuse_deepstack(file));

@@ -1,5 +1,5 @@
-// Shape of the vision tower as its file declares it: a separate projector file (mmproj), or the keys
-// of the same names in the model's own file. Next: vision_weights.h.
+// Shape of the vision tower as its file declares it: a separate projector file (mmproj), or the
+// keys of the same names in the model's own file. Next: vision_weights.h.
 #pragma once
 
 #include <cstdint>

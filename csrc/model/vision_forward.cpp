@@ -5,7 +5,8 @@
 //   x ── layer norm ── up ── gelu (tanh) ── down ── + x                       (n_layer times)
 //   x ── layer norm ── [n / 4, 4 e] ── merge_in ── gelu (exact) ── merge_out ── rows [n / 4, n_out]
 //
-// The exact gelu of the merger is what the reference computes; llama.cpp has the approximation there.
+// The exact gelu of the merger is what the reference computes; llama.cpp has the approximation
+// there.
 #include "model/vision_forward.h"
 
 #include <cmath>
@@ -81,8 +82,7 @@ Status VisionForward::begin(const VisionModel &model, Backend *backend, const Pi
   const uint64_t frame_line = 3ull * picture.width * c.patch;
   for (uint32_t row = 0; row < rows_; row += step) {
     const uint32_t count = rows_ - row < step ? rows_ - row : step;
-    const uint8_t *second =
-        picture.second == nullptr ? nullptr : picture.second + row * frame_line;
+    const uint8_t *second = picture.second == nullptr ? nullptr : picture.second + row * frame_line;
     backend->patches({picture.first + row * frame_line, second, count, cols_, c.patch, c.merge,
                       c.mean, c.std, patches});
     const uint64_t first = static_cast<uint64_t>(row) * cols_;

@@ -111,8 +111,7 @@ Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint3
   Q35_TRY(check_room(n));
   const uint32_t position = state.position(), rotary = state.rotary();
   Q35_TRY(state.save_recurrent(&before_));
-  const Status status =
-      eval_cells(rows, static_cast<uint32_t>(n), grid_columns, progress, user);
+  const Status status = eval_cells(rows, static_cast<uint32_t>(n), grid_columns, progress, user);
   if (status != kOk) {  // half a picture is no place to go on from
     state.cut(position, rotary);
     state.restore_recurrent(before_);
@@ -122,7 +121,8 @@ Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint3
   return kOk;
 }
 
-// All batches share the rotary position of the first cell; the picture's advance follows at its end.
+// All batches share the rotary position of the first cell; the picture's advance follows at its
+// end.
 Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
                                   qwen35_progress progress, void *user) {
   for (uint32_t done = 0; done < n;) {

@@ -126,8 +126,8 @@ Status use_vision(qwen35_model *model, qwen35_session *session, const char *path
   if (status == q35::kOk) status = pixels.resize(32 * 64 * 3);
   for (size_t i = 0; i < pixels.size(); i++) pixels[i] = static_cast<uint8_t>(i * 37);
   if (status == q35::kOk) {
-    status = qwen35_vision_encode(vision, pixels.data(), nullptr, 32, 64, rows.data(), nullptr,
-                                  nullptr);
+    status =
+        qwen35_vision_encode(vision, pixels.data(), nullptr, 32, 64, rows.data(), nullptr, nullptr);
   }
   if (status == q35::kOk) {
     qwen35_session_reset(session);

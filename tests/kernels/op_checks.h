@@ -80,9 +80,9 @@ inline void check_layer_norm(Report &report, const Kernels &k, Random &random, u
   for (uint32_t i = 0; i < n; i++) {
     // The mean's error moves every value; then the sum of squares and the operations after it.
     const double away = x[i] - mean, scale = std::fabs(w[i] * f);
-    const double bound = scale * (sum_bound(magnitude / n, n + 4) +
-                                  std::fabs(away) * sum_bound(1.0, n / 2 + 12)) +
-                         sum_bound(std::fabs(away) * scale + std::fabs(double{b[i]}), 3);
+    const double bound =
+        scale * (sum_bound(magnitude / n, n + 4) + std::fabs(away) * sum_bound(1.0, n / 2 + 12)) +
+        sum_bound(std::fabs(away) * scale + std::fabs(double{b[i]}), 3);
     report.near("layer_norm", n, y[i], away * f * w[i] + b[i], bound);
   }
 }

@@ -1,6 +1,6 @@
 // The vision tower's own operations. Attention: blocks of 32 query rows walk all patches in tiles,
-// with queries, scores and outputs stored as columns, as text attention does for many rows; there is
-// no cache, no mask and no grouping of heads, and heads may have any width.
+// with queries, scores and outputs stored as columns, as text attention does for many rows; there
+// is no cache, no mask and no grouping of heads, and heads may have any width.
 #include <cmath>
 #include <cstring>
 
@@ -28,8 +28,8 @@ struct Columns {
   }
 };
 
-// Copies `count` rows of `dim` values side by side: rows a multiple of 4 KiB apart would share a few
-// sets of the first-level cache.
+// Copies `count` rows of `dim` values side by side: rows a multiple of 4 KiB apart would share a
+// few sets of the first-level cache.
 void gather(const float *x, uint64_t stride, uint32_t count, uint32_t dim, float *out) {
   for (uint64_t i = 0; i < count; i++) {
     std::memcpy(out + i * dim, x + i * stride, sizeof(float) * dim);
