@@ -241,6 +241,35 @@ void generate(const qwen35_model *model, qwen35_session *session, uint32_t n_voc
   results->text.append(text, length);
 }
 
+// A picture, when the file has a tower, and a token behind it.
+void look(const char *path, qwen35_model *model, qwen35_session *session, uint32_t n_vocab,
+          Results *results) {
+  if (qwen35_model_string(model, "clip.projector_type") == nullptr) return;
+  const Vision vision = attempt_open<qwen35_vision>(
+      "vision_open", [&](qwen35_vision **out) { return qwen35_vision_open(model, path, out); });
+  qwen35_vision_info info;
+  expect_ok(qwen35_vision_get_info(vision.get(), &info), "vision_get_info");
+  std::vector<uint8_t> pixels(96 * 352 * 3);
+  for (size_t i = 0; i < pixels.size(); i++) pixels[i] = static_cast<uint8_t>(i * 31);
+  std::vector<float> rows(33ull * info.n_out), row(n_vocab);
+  attempt("encode", [&] {
+    return qwen35_vision_encode(vision.get(), pixels.data(), nullptr, 96, 352, rows.data(), nullptr,
+                                nullptr);
+  });
+  const uint32_t before = qwen35_session_position(session);
+  attempt("eval_picture", [&] {
+    expect(qwen35_session_position(session) == before, "half a picture is not evaluated");
+    return qwen35_session_eval_picture(session, rows.data(), 3, 11, nullptr, nullptr);
+  });
+  qwen35_outputs outputs = {};
+  outputs.struct_size = sizeof outputs;
+  outputs.logits = row.data();
+  attempt("token behind a picture", [&] {
+    return qwen35_session_eval(session, results->tokens.data(), 1, &outputs, nullptr, nullptr);
+  });
+  results->logits.insert(results->logits.end(), row.begin(), row.end());
+}
+
 void read_tensor(const char *path, Results *results) {
   const GgufFile file = attempt_open<qwen35_gguf>(
       "gguf_open", [&](qwen35_gguf **out) { return qwen35_gguf_open(path, out); });
@@ -261,6 +290,7 @@ Results live(const char *path, bool use_mmap) {
   qwen35_model_info info;
   expect_ok(qwen35_model_get_info(model.get(), &info), "model_get_info");
   generate(model.get(), session.get(), info.n_vocab, &results);
+  look(path, model.get(), session.get(), info.n_vocab, &results);
   return results;
 }
 

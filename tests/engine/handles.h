@@ -12,6 +12,7 @@
 struct Closer {
   void operator()(qwen35_model *model) const { qwen35_model_close(model); }
   void operator()(qwen35_session *session) const { qwen35_session_close(session); }
+  void operator()(qwen35_vision *vision) const { qwen35_vision_close(vision); }
   void operator()(qwen35_sampler *sampler) const { qwen35_sampler_close(sampler); }
   void operator()(qwen35_stream *stream) const { qwen35_stream_close(stream); }
   void operator()(qwen35_gguf *file) const { qwen35_gguf_close(file); }
@@ -19,6 +20,7 @@ struct Closer {
 
 using Model = std::unique_ptr<qwen35_model, Closer>;
 using Session = std::unique_ptr<qwen35_session, Closer>;
+using Vision = std::unique_ptr<qwen35_vision, Closer>;
 using Sampler = std::unique_ptr<qwen35_sampler, Closer>;
 using Stream = std::unique_ptr<qwen35_stream, Closer>;
 using GgufFile = std::unique_ptr<qwen35_gguf, Closer>;

@@ -29,7 +29,11 @@ def test_threads_sessions_and_cancels(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="failures are injected by GNU ld's --wrap")
-@pytest.mark.parametrize("options", [{}, {"type": "Q8_0", "mtp": True}], ids=["F32", "Q8_0"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"type": "Q8_0", "mtp": True}, {"vision": True}],
+    ids=["F32", "Q8_0", "pictures"],
+)
 def test_every_failing_allocation_and_read(
     run_check: Callable[..., str],
     tiny_model: Callable[..., tiny_gguf.TinyModel],
