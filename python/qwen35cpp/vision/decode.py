@@ -53,7 +53,7 @@ def read_video(
     command = [sys.executable, "-m", __spec__.name, str(file.resolve()), str(max_volume)]
     path_of_package = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([path_of_package, os.environ.get("PYTHONPATH", "")])
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), path_of_package]))
     }
     with subprocess.Popen(
         command,
