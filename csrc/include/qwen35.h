@@ -261,7 +261,8 @@ QWEN35_API qwen35_status qwen35_vision_encode(qwen35_vision *vision, const uint8
 QWEN35_API void qwen35_vision_cancel(qwen35_vision *vision);
 /* Drops a cancel request that came too late. */
 QWEN35_API void qwen35_vision_clear_cancel(qwen35_vision *vision);
-/* Bytes of scratch memory that encoding a picture of this size takes, besides the rows. */
+/* Bytes of scratch memory that encoding a picture of this size takes, besides the rows and, for
+ * towers of quantised matrices, their rounded inputs. */
 QWEN35_API uint64_t qwen35_vision_scratch(const qwen35_vision *vision, uint32_t height,
                                           uint32_t width);
 

@@ -1,5 +1,5 @@
 // Slots: the tensors that a configuration implies, each matched with the file's tensor and loaded
-// to where it is used. The lists are in tensor_table.cpp (text) and vision_weights.cpp.
+// to where it is used. The lists are in tensor_table.cpp (text) and vision_model.cpp.
 #pragma once
 
 #include <cstdint>

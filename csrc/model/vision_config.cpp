@@ -17,7 +17,6 @@ constexpr uint32_t kMaxLayers = 256;
 constexpr uint32_t kMaxEmbd = 1u << 14;
 constexpr uint32_t kMaxFf = 1u << 16;
 constexpr uint32_t kMaxHeads = 256;
-constexpr uint32_t kMaxHeadDim = 256;
 constexpr uint32_t kMaxGrid = 1024;
 constexpr uint32_t kLaneStep = 16;  // widths that vector code walks are multiples of this
 constexpr uint32_t kPatch = 16, kMerge = 2;
@@ -82,7 +81,7 @@ Status read_vision_config(const File &file, VisionConfig *out) {
       read_number(file, "clip.vision.feed_forward_length", kLaneStep, kMaxFf, kLaneStep, &c.n_ff));
   const char *head_key = "clip.vision.attention.head_count";
   Q35_TRY(read_number(file, head_key, 1, kMaxHeads, 1, &c.n_head));
-  if (c.n_embd % c.n_head != 0 || c.head_dim() % 4 != 0 || c.head_dim() > kMaxHeadDim) {
+  if (c.n_embd % c.n_head != 0 || c.head_dim() % 4 != 0 || c.head_dim() > kMaxVisionHeadDim) {
     return refuse_number(file, head_key, QWEN35_ERROR_UNSUPPORTED,
                          "heads of at most 256 dimensions, a multiple of 4", c.n_head);
   }

@@ -1,5 +1,5 @@
 // Shape of the vision tower as its file declares it: a separate projector file (mmproj), or the
-// keys of the same names in the model's own file. Next: vision_weights.h.
+// keys of the same names in the model's own file. Next: vision_model.h.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,8 @@ namespace q35 {
 namespace gguf {
 class File;
 }
+
+constexpr uint32_t kMaxVisionHeadDim = 256;
 
 struct VisionConfig {
   uint32_t n_layer;

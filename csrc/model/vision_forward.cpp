@@ -117,12 +117,13 @@ void VisionForward::place_positions(const VisionModel &model) {
 // Half of a head's pairs turn with the patch's row, half with its column.
 void VisionForward::fill_angles(const VisionConfig &c) {
   const uint32_t half = c.head_dim() / 2, quarter = half / 2;
+  double frequency[kMaxVisionHeadDim / 4];
+  for (uint32_t j = 0; j < quarter; j++) frequency[j] = std::pow(kRopeBase, -2.0 * j / half);
   for (uint32_t i = 0; i < n_; i++) {
     uint32_t row = 0, col = 0;
     patch_place(i, cols_, c.merge, &row, &col);
     for (uint32_t j = 0; j < half; j++) {
-      const double frequency = std::pow(kRopeBase, -2.0 * (j % quarter) / half);
-      const double angle = (j < quarter ? row : col) * frequency;
+      const double angle = (j < quarter ? row : col) * frequency[j % quarter];
       cos_[i * uint64_t{half} + j] = static_cast<float>(std::cos(angle));
       sin_[i * uint64_t{half} + j] = static_cast<float>(std::sin(angle));
     }

@@ -26,22 +26,10 @@ struct FewScratch {
   }
 };
 
-// Up to 32 query rows of one kv head, as columns.
-struct Block {
-  uint32_t first, count;     // tokens of the batch
-  uint32_t end;              // cache entries that the last of them sees
-  float *queries, *outputs;  // [head_dim, 32]
-  float *scores;             // [kBlockTile, 32]
-  float *m, *l, *shrink;     // [32]
-
-  void place(float *at, uint32_t head_dim) {
-    queries = at;
-    outputs = queries + head_dim * kTileCols;
-    scores = outputs + head_dim * kTileCols;
-    m = scores + kBlockTile * kTileCols;
-    l = m + kTileCols;
-    shrink = l + kTileCols;
-  }
+// Query rows of one kv head.
+struct Block : Columns {
+  uint32_t first, count;  // tokens of the batch
+  uint32_t end;           // cache entries that the last of them sees
 
   // Entries of the tile at `tile` that the last token sees.
   uint32_t visible(uint32_t tile) const {

@@ -46,7 +46,24 @@ inline uint32_t group_tokens(uint32_t group) {
   return kTileCols / group > 0 ? kTileCols / group : 1;
 }
 
-// Of one block of query rows: see Block in attention.cpp.
+// Up to 32 query rows of one head, as columns.
+struct Columns {
+  float *queries, *outputs;  // [head_dim, 32]
+  float *scores;             // [kBlockTile, 32]
+  float *m, *l, *shrink;     // [32]
+
+  // Lays them out from `at` on, see block_floats.
+  void place(float *at, uint32_t head_dim) {
+    queries = at;
+    outputs = queries + head_dim * kTileCols;
+    scores = outputs + head_dim * kTileCols;
+    m = scores + kBlockTile * kTileCols;
+    l = m + kTileCols;
+    shrink = l + kTileCols;
+  }
+};
+
+// Of one set of columns.
 inline uint64_t block_floats(uint32_t head_dim) {
   return 2ull * head_dim * kTileCols + kBlockTile * kTileCols + 3 * kTileCols;
 }

@@ -12,22 +12,6 @@ namespace q35 {
 
 namespace {
 
-// Memory of up to 32 query rows of one head, as columns.
-struct Columns {
-  float *queries, *outputs;  // [head_dim, 32]
-  float *scores;             // [kBlockTile, 32]
-  float *m, *l, *shrink;     // [32]
-
-  Columns(float *at, uint32_t head_dim) {
-    queries = at;
-    outputs = queries + head_dim * kTileCols;
-    scores = outputs + head_dim * kTileCols;
-    m = scores + kBlockTile * kTileCols;
-    l = m + kTileCols;
-    shrink = l + kTileCols;
-  }
-};
-
 // Copies `count` rows of `dim` values side by side: rows a multiple of 4 KiB apart would share a
 // few sets of the first-level cache.
 void gather(const float *x, uint64_t stride, uint32_t count, uint32_t dim, float *out) {
@@ -142,7 +126,8 @@ void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint
   float *scratch = thread_scratch(thread);
   float *keys = scratch + kMaxBlocks * block_floats(d), *values = keys + kBlockTile * d;
   for (uint32_t i = 0; i < n_blocks; i++) {
-    const Columns b(scratch + i * block_floats(d), d);
+    Columns b;
+    b.place(scratch + i * block_floats(d), d);
     std::memset(b.queries, 0, sizeof(float) * 2 * d * kTileCols);  // and outputs
     for (uint32_t c = 0; c < kTileCols; c++) {
       b.m[c] = -INFINITY;
@@ -158,7 +143,8 @@ void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint
     gather(a.qkv + j * stride + e + head * d, stride, n, d, keys);
     gather(a.qkv + j * stride + 2 * e + head * d, stride, n, d, values);
     for (uint32_t i = 0; i < n_blocks; i++) {
-      const Columns b(scratch + i * block_floats(d), d);
+      Columns b;
+      b.place(scratch + i * block_floats(d), d);
       kernels_.gemm_f32(keys, d, 1, n, b.queries, kTileCols, d, 0.0f, b.scores, kTileCols);
       kernels_.softmax_cols(b.scores, n, b.m, b.l, b.shrink);
       kernels_.scale_cols(b.outputs, b.shrink, d);
@@ -166,7 +152,8 @@ void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint
     }
   }
   for (uint32_t row = 0; row < count; row++) {
-    const Columns b(scratch + row / kTileCols * block_floats(d), d);
+    Columns b;
+    b.place(scratch + row / kTileCols * block_floats(d), d);
     const uint32_t c = row % kTileCols;
     float *out = a.out + static_cast<uint64_t>(first + row) * e + head * d;
     for (uint32_t k = 0; k < d; k++) out[k] = b.outputs[k * kTileCols + c] / b.l[c];
