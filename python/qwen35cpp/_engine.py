@@ -287,6 +287,11 @@ class Engine:
         with self.alive, self._session_lock:
             return self.session.sample(sampler)
 
+    def text_stream(self, stop: Sequence[bytes] = (), *, special: bool = False) -> Detokenizer:
+        """A stream of tokens to text, for push and finish."""
+        with self.alive:
+            return Detokenizer(self.model, stop, special)
+
     def push(self, text: Detokenizer, token: int) -> tuple[str, int]:
         """Feeds a token to a text stream, see Detokenizer."""
         with self.alive:

@@ -128,8 +128,7 @@ def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
     """Yields the chunks of one answer and returns its whole text. Holds the turn until then."""
     with engine.turn.hold():
         decoding = Decoding(engine, request)
-        with engine.alive:
-            text = Detokenizer(engine.model, request.stop, request.special)
+        text = engine.text_stream(request.stop, special=request.special)
         decoding.prefill()
         pieces: list[str] = []
         shown = 0  # tokens that earlier chunks stand for

@@ -243,7 +243,8 @@ def test_thinking_asked_for_wrongly_is_refused(asked: Any, what: str) -> None:
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 7, 20, 64])
 def test_a_budget_holds_to_the_token(tiny: Llama, budget: int) -> None:
-    bias = never(tiny, *ENDS, "</think>", "<tool_call>")  # it would think on and on
+    tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")  # it would think on and on
+    bias = never(tiny, *ENDS, *tags)
     answer = tiny.chat(
         "x", thinking_budget=budget, seed=budget, logit_bias=bias, max_tokens=budget + 12
     )

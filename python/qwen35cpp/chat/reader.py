@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .._engine import Engine
-from .._handles import Detokenizer
 from .answer import Kind
 from .calls import CallDelta, CallParser, Event
 from .values import Schema
@@ -68,6 +67,8 @@ class AnswerReader:
         """The next token of the answer."""
         if self._calls.inside:
             return self._feed(self._others.push(token)[0])
+        if self.thinking and token not in (self._end_think, self._call):
+            self.reasoning_tokens += 1  # also of tags that are dropped: they took up budget
         if token == self._think:
             parts = [] if self.thinking else self._flush_words()
             self.thinking = True
@@ -81,7 +82,6 @@ class AnswerReader:
         if token == self._end_call:
             return []
         if self.thinking:
-            self.reasoning_tokens += 1
             return self._show("reasoning", self._others.push(token)[0])
         text, self.stopped = self._words.push(token)
         parts = self._feed(text)
@@ -141,11 +141,8 @@ class _Characters:
 
     def __init__(self, engine: Engine, stop: Sequence[bytes]) -> None:
         self._engine, self._stop = engine, stop
-        self._stream = self._new()  # now, so that bad stop strings fail before a long prompt
-
-    def _new(self) -> Detokenizer:
-        with self._engine.alive:
-            return Detokenizer(self._engine.model, self._stop, False)
+        # Now, so that bad stop strings fail before a long prompt.
+        self._stream = engine.text_stream(stop)
 
     def push(self, token: int) -> tuple[str, int]:
         return self._engine.push(self._stream, token)
@@ -153,5 +150,5 @@ class _Characters:
     def end(self) -> str:
         """What was held back; the next token begins anew."""
         rest = self._engine.finish(self._stream)
-        self._stream = self._new()
+        self._stream = self._engine.text_stream(self._stop)
         return rest
