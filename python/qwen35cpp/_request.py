@@ -84,7 +84,7 @@ def prepare(
         tokens=ids,
         max_tokens=_room(engine, len(ids), max_tokens),
         sampling=start.updated(temperature=temperature, **settings),
-        seed=_seed(seed),
+        seed=draw_seed(seed),
         stop=_stop_strings(stop),
         stop_tokens=ends if ignore_eos else ends | end_tokens,
         n_logprobs=logprobs,
@@ -116,7 +116,8 @@ def _room(engine: Engine, n_prompt: int, max_tokens: int | None) -> int:
     return room if max_tokens is None else min(room, max_tokens)
 
 
-def _seed(chosen: int | None) -> int:
+def draw_seed(chosen: int | None) -> int:
+    """The seed as the engine takes it; None draws one."""
     if chosen is None:
         return int.from_bytes(os.urandom(4), "little")
     return chosen & (2**64 - 1)  # -1 and the like are as good as any other

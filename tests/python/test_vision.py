@@ -17,6 +17,7 @@ from qwen35cpp import (
     Llama,
     ModelInvalid,
     ModelNotFound,
+    SessionClosed,
     VisionMissing,
 )
 from qwen35cpp._bundled import tiny_path
@@ -68,7 +69,8 @@ def test_generate_takes_images(llm: Llama) -> None:
     ]
     assert answers[0] == answers[1]
     assert answers[0].usage.prompt_tokens == len(llm.tokenize(text, special=True)) - 2 + 2 * 6
-    assert answers[1].usage.cached_tokens == 0 or answers[1].usage.cached_tokens > 12
+    # Behind the answer the prompt begins anew, unless nothing was evaluated behind it.
+    assert answers[1].usage.cached_tokens in (0, answers[0].usage.prompt_tokens)
 
 
 def test_placeholders_and_images_must_match(llm: Llama) -> None:
@@ -194,7 +196,7 @@ def test_a_closed_model_says_so() -> None:
     llm = Llama.tiny(n_ctx=256)
     llm._engine.tower()
     llm.close()
-    with pytest.raises(Exception, match="closed"):
+    with pytest.raises(SessionClosed, match="closed"):
         llm.generate(IMAGE, special=True, images=[noise(0)])
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._engine import Engine
 from .._generate import Decoding, Request, Stream
+from .._request import draw_seed
 from ..types import TokenLogprob
 from .answer import CallCollector, ChatChunk, ChatText
 from .reader import AnswerReader, Part
@@ -28,6 +29,10 @@ class ChatRequest:
     # None: the model decides whether to call a tool; "" makes it call one, a name that one.
     forced_call: str | None = None
     one_call: bool = False  # end the answer behind its first call
+
+    def with_seed(self, seed: int | None) -> ChatRequest:
+        """The same for another answer."""
+        return replace(self, request=replace(self.request, seed=draw_seed(seed)))
 
 
 class ChatStream(Stream[ChatChunk, ChatText]):

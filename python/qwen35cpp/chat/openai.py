@@ -195,8 +195,8 @@ def _requests(
     }
     warn_ignored("create_chat_completion", rest)
     seeds = [None if seed is None else seed + i for i in range(n)]
-    model = llama._chat()
-    return [model.request(messages, passed, seed=each, **shared) for each in seeds]
+    first = llama._chat().request(messages, passed, seed=seeds[0], **shared)
+    return [first, *(first.with_seed(each) for each in seeds[1:])]  # pictures are decoded once
 
 
 def _alternatives(logprobs: Any, top_logprobs: int | None) -> int | None:

@@ -13,6 +13,7 @@ from .._bundled import TINY, TINY_FILE
 
 if TYPE_CHECKING:
     from ..chat.conversation import ChatStream
+    from ..llama import Llama
     from ..types import Text
 
 Commands = Any  # argparse keeps the type of add_subparsers() private
@@ -109,6 +110,19 @@ def picture_parts(args: argparse.Namespace) -> list[dict[str, str]]:
     """The pictures and videos of add_pictures as parts of a message."""
     parts = [{"type": "image", "image": path} for path in args.image or ()]
     return parts + [{"type": "video", "video": path} for path in args.video or ()]
+
+
+def open_llama(args: argparse.Namespace) -> Llama:
+    """The model that add_model, add_generation and add_pictures describe."""
+    from ..llama import Llama
+
+    return Llama(
+        args.model,
+        n_ctx=args.ctx,
+        n_threads=args.threads,
+        kv_type=args.kv,
+        mmproj=args.mmproj,
+    )
 
 
 def figures(text: Text) -> str:

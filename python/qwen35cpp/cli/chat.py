@@ -20,6 +20,7 @@ from ._common import (
     add_pictures,
     figures,
     generation_options,
+    open_llama,
     picture_parts,
     report,
     show_chat,
@@ -56,15 +57,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does the work; the exit code is 1 when a message from a pipe failed."""
-    from ..llama import Llama
-
-    with Llama(
-        args.model,
-        n_ctx=args.ctx,
-        n_threads=args.threads,
-        kv_type=args.kv,
-        mmproj=args.mmproj,
-    ) as llama:
+    with open_llama(args) as llama:
         return _Chat(llama, args).loop()
 
 

@@ -19,6 +19,7 @@ from ._common import (
     add_pictures,
     figures,
     generation_options,
+    open_llama,
     picture_parts,
     print_json,
     show_chat,
@@ -50,8 +51,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does the work."""
-    from ..llama import Llama
-
     if args.special and not args.raw:
         args.usage_error("--special needs --raw")
     if args.raw and (args.system, args.think, args.thinking_budget) != (None, None, None):
@@ -59,13 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.raw and (args.image or args.video):
         args.usage_error("--raw takes no pictures")
     prompt = _read_prompt(args.prompt)
-    with Llama(
-        args.model,
-        n_ctx=args.ctx,
-        n_threads=args.threads,
-        kv_type=args.kv,
-        mmproj=args.mmproj,
-    ) as llama:
+    with open_llama(args) as llama:
         progress = Progress("reading the prompt", quiet=args.quiet)
         answer = _continue if args.raw else _answer
         text = answer(llama, prompt, args, progress)
