@@ -99,7 +99,7 @@ void qwen35_session_clear_cancel(qwen35_session *session) {
 
 void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, uint64_t *committed) {
   if (session == nullptr) return;
-  const uint64_t scratch = session->backend.scratch_bytes() + session->forward.scratch_bytes();
+  const uint64_t scratch = session->model->batcher.scratch_bytes();
   if (reserved != nullptr) *reserved = session->state.reserved_bytes() + scratch;
   if (committed != nullptr) *committed = session->state.committed_bytes() + scratch;
 }

@@ -9,7 +9,8 @@
  *     can be used on: the same call may succeed later, for example when there is memory again.
  *   - The library never prints, aborts or exits.
  *   - A qwen35_model or qwen35_gguf is immutable after opening and may be used by any number of
- *     threads; evaluations of one model's sessions take turns, batch by batch. A qwen35_session,
+ *     threads; evaluations of one model's sessions take turns, batch by batch, and share the
+ *     reading of the weights when several decode at the same time. A qwen35_session,
  *     qwen35_sampler or qwen35_stream belongs to one thread at a time; only
  *     qwen35_session_cancel() may be called from another one.
  *   - Parameter structs begin with `struct_size`; fill them with their _defaults() function.
@@ -219,7 +220,8 @@ QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, co
 QWEN35_API void qwen35_session_cancel(qwen35_session *session);
 /* Drops a cancel request that came too late. */
 QWEN35_API void qwen35_session_clear_cancel(qwen35_session *session);
-/* Bytes of address space reserved for the session and bytes committed so far; each may be NULL. */
+/* Bytes of address space reserved for the session and bytes committed so far, including the scratch
+ * memory that all sessions of the model share; each may be NULL. */
 QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved,
                                       uint64_t *committed);
 

@@ -54,30 +54,25 @@ uint64_t TextForward::scratch_bytes() const {
                           mixed_.size() + cos_.size() + sin_.size());
 }
 
-Status TextForward::run(const TextModel &model, Backend *backend, SequenceState *state,
-                        const TokenBatch &batch, const std::atomic<uint32_t> *cancel) {
+Status TextForward::run(const TextModel &model, Backend *backend, const Segment *segments,
+                        uint32_t n_segments, const std::atomic<uint32_t> *cancel) {
   const Config &c = model.config;
-  const uint32_t n = batch.n;
-  if (batch.tokens != nullptr) {
-    backend->embed(model.weights.token_embd, batch.tokens, n, x_.data());
-    model.rope.fill_text(state->rotary(), n, cos_.data(), sin_.data());
-  } else {
-    std::memcpy(x_.data(), batch.rows, sizeof(float) * n * c.n_embd);
-    model.rope.fill_picture(state->rotary(), batch.columns, batch.first_cell, n, cos_.data(),
-                            sin_.data());
-  }
+  uint32_t n = 0;
+  for (uint32_t s = 0; s < n_segments; s++) n += segments[s].n;
+  const Pass pass = {model, backend, segments, n_segments, n};
+  embed(pass);
   const float *added = nullptr;
   for (uint32_t i = 0; i < c.n_layer; i++) {
     const LayerWeights &w = model.weights.layers[i];
     backend->add_norm(x_.data(), added, w.attn_norm, n, c.n_embd, c.rms_eps, normed_.data());
     if (c.recurrent[i]) {
-      delta_layer(model, i, backend, state, n);
+      delta_layer(pass, i);
     } else {
-      attention_layer(model, i, backend, state, n);
+      attention_layer(pass, i);
     }
     added = added_.data();
     backend->add_norm(x_.data(), added, w.ffn_norm, n, c.n_embd, c.rms_eps, normed_.data());
-    feed_forward(model, i, backend, n);
+    feed_forward(pass, i);
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed) != 0) {
       return fail(QWEN35_ERROR_CANCELLED, "cancelled");
     }
@@ -85,51 +80,84 @@ Status TextForward::run(const TextModel &model, Backend *backend, SequenceState 
   return kOk;
 }
 
-void TextForward::delta_layer(const TextModel &model, uint32_t layer, Backend *backend,
-                              SequenceState *state, uint32_t n) {
-  const Config &c = model.config;
-  const DeltaNetWeights &w = model.weights.layers[layer].delta;
-  float *qkv = wide_.data();                                       // [n, conv_channels]
-  float *z = qkv + static_cast<uint64_t>(n) * c.conv_channels();   // [n, lin_v_dim]
-  float *alpha = z + static_cast<uint64_t>(n) * c.lin_v_dim();     // [n, lin_v_heads]
-  float *beta = alpha + static_cast<uint64_t>(n) * c.lin_v_heads;  // [n, lin_v_heads]
+void TextForward::embed(const Pass &pass) {
+  const Config &c = pass.model.config;
+  const Rope &rope = pass.model.rope;
+  uint64_t first = 0;  // token of the batch that the segment begins with
+  for (uint32_t i = 0; i < pass.n_segments; i++) {
+    const Segment &s = pass.segments[i];
+    float *x = x_.data() + first * c.n_embd;
+    float *cos = cos_.data() + first * (c.n_rot / 2), *sin = sin_.data() + first * (c.n_rot / 2);
+    if (s.tokens != nullptr) {
+      pass.backend->embed(pass.model.weights.token_embd, s.tokens, s.n, x);
+      rope.fill_text(s.state->rotary(), s.n, cos, sin);
+    } else {
+      std::memcpy(x, s.rows, sizeof(float) * s.n * c.n_embd);
+      rope.fill_picture(s.state->rotary(), s.columns, s.first_cell, s.n, cos, sin);
+    }
+    first += s.n;
+  }
+}
+
+void TextForward::delta_layer(const Pass &pass, uint32_t layer) {
+  const Config &c = pass.model.config;
+  const DeltaNetWeights &w = pass.model.weights.layers[layer].delta;
+  const uint64_t n = pass.n;
+  float *qkv = wide_.data();                // [n, conv_channels]
+  float *z = qkv + n * c.conv_channels();   // [n, lin_v_dim]
+  float *alpha = z + n * c.lin_v_dim();     // [n, lin_v_heads]
+  float *beta = alpha + n * c.lin_v_heads;  // [n, lin_v_heads]
   const LinearJob inputs[] = {job(w.qkv, qkv), job(w.z, z), job(w.alpha, alpha), job(w.beta, beta)};
-  backend->linear(normed_.data(), n, c.n_embd, inputs, 4);
-  backend->delta_net({n, state->position(), c.lin_k_heads, c.lin_v_heads, c.lin_head_dim, c.rms_eps,
-                      qkv, z, alpha, beta, model.taps(layer), w.dt_bias, w.a, w.norm,
-                      state->conv_state(layer), state->delta_state(layer), mixed_.data()});
+  pass.backend->linear(normed_.data(), pass.n, c.n_embd, inputs, 4);
+  uint64_t t = 0;
+  for (uint32_t i = 0; i < pass.n_segments; i++) {
+    const Segment &s = pass.segments[i];
+    pass.backend->delta_net({s.n, s.state->position(), c.lin_k_heads, c.lin_v_heads, c.lin_head_dim,
+                             c.rms_eps, qkv + t * c.conv_channels(), z + t * c.lin_v_dim(),
+                             alpha + t * c.lin_v_heads, beta + t * c.lin_v_heads,
+                             pass.model.taps(layer), w.dt_bias, w.a, w.norm,
+                             s.state->conv_state(layer), s.state->delta_state(layer),
+                             mixed_.data() + t * c.lin_v_dim()});
+    t += s.n;
+  }
   const LinearJob output = job(w.out, added_.data());
-  backend->linear(mixed_.data(), n, c.lin_v_dim(), &output, 1);
+  pass.backend->linear(mixed_.data(), pass.n, c.lin_v_dim(), &output, 1);
 }
 
-void TextForward::attention_layer(const TextModel &model, uint32_t layer, Backend *backend,
-                                  SequenceState *state, uint32_t n) {
-  const Config &c = model.config;
-  const AttentionWeights &w = model.weights.layers[layer].attention;
-  float *q = wide_.data();                                  // [n, n_head, 2, head_dim]
-  float *k = q + static_cast<uint64_t>(n) * 2 * c.q_dim();  // [n, n_head_kv, head_dim]
-  float *v = k + static_cast<uint64_t>(n) * c.kv_dim();     // [n, n_head_kv, head_dim]
+void TextForward::attention_layer(const Pass &pass, uint32_t layer) {
+  const Config &c = pass.model.config;
+  const AttentionWeights &w = pass.model.weights.layers[layer].attention;
+  const uint64_t n = pass.n;
+  float *q = wide_.data();           // [n, n_head, 2, head_dim]
+  float *k = q + n * 2 * c.q_dim();  // [n, n_head_kv, head_dim]
+  float *v = k + n * c.kv_dim();     // [n, n_head_kv, head_dim]
   const LinearJob inputs[] = {job(w.q, q), job(w.k, k), job(w.v, v)};
-  backend->linear(normed_.data(), n, c.n_embd, inputs, 3);
-  backend->attention({n, state->position(), c.n_head, c.n_head_kv, c.head_dim, c.n_rot, c.rms_eps,
-                      q, k, v, w.q_norm, w.k_norm, cos_.data(), sin_.data(), state->kv_type(),
-                      state->k_cache(layer), state->v_cache(layer), state->capacity(),
-                      mixed_.data()});
+  pass.backend->linear(normed_.data(), pass.n, c.n_embd, inputs, 3);
+  uint64_t t = 0;
+  for (uint32_t i = 0; i < pass.n_segments; i++) {
+    const Segment &s = pass.segments[i];
+    pass.backend->attention({s.n, s.state->position(), c.n_head, c.n_head_kv, c.head_dim, c.n_rot,
+                             c.rms_eps, q + t * 2 * c.q_dim(), k + t * c.kv_dim(),
+                             v + t * c.kv_dim(), w.q_norm, w.k_norm,
+                             cos_.data() + t * (c.n_rot / 2), sin_.data() + t * (c.n_rot / 2),
+                             s.state->kv_type(), s.state->k_cache(layer), s.state->v_cache(layer),
+                             s.state->capacity(), mixed_.data() + t * c.q_dim()});
+    t += s.n;
+  }
   const LinearJob output = job(w.o, added_.data());
-  backend->linear(mixed_.data(), n, c.q_dim(), &output, 1);
+  pass.backend->linear(mixed_.data(), pass.n, c.q_dim(), &output, 1);
 }
 
-void TextForward::feed_forward(const TextModel &model, uint32_t layer, Backend *backend,
-                               uint32_t n) {
-  const Config &c = model.config;
-  const LayerWeights &w = model.weights.layers[layer];
-  float *gate = wide_.data();                            // [n, n_ff]
-  float *up = gate + static_cast<uint64_t>(n) * c.n_ff;  // [n, n_ff]
+void TextForward::feed_forward(const Pass &pass, uint32_t layer) {
+  const Config &c = pass.model.config;
+  const LayerWeights &w = pass.model.weights.layers[layer];
+  float *gate = wide_.data();                                 // [n, n_ff]
+  float *up = gate + static_cast<uint64_t>(pass.n) * c.n_ff;  // [n, n_ff]
   const LinearJob inputs[] = {job(w.ffn_gate, gate), job(w.ffn_up, up)};
-  backend->linear(normed_.data(), n, c.n_embd, inputs, 2);
-  backend->silu_mul(gate, up, n, c.n_ff);
+  pass.backend->linear(normed_.data(), pass.n, c.n_embd, inputs, 2);
+  pass.backend->silu_mul(gate, up, pass.n, c.n_ff);
   const LinearJob output = job(w.ffn_down, added_.data());
-  backend->linear(gate, n, c.n_ff, &output, 1);
+  pass.backend->linear(gate, pass.n, c.n_ff, &output, 1);
 }
 
 void TextForward::hidden_rows(const TextModel &model, Backend *backend, const uint32_t *rows,

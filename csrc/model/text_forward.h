@@ -1,4 +1,5 @@
-// The forward pass of the text model over a batch of consecutive tokens of one sequence.
+// The forward pass of the text model over a batch: consecutive tokens of one sequence, or of
+// several.
 #pragma once
 
 #include <atomic>
@@ -13,12 +14,13 @@
 namespace q35 {
 
 // Consecutive tokens of one sequence: text, or a part of a picture.
-struct TokenBatch {
+struct Segment {
+  SequenceState *state;
   uint32_t n;
   const int32_t *tokens;  // [n] ids; null for pictures
   const float *rows;      // [n, n_embd] what the vision tower gave for the cells of a picture
   uint32_t columns;       // of the picture
-  uint32_t first_cell;    // cell of the picture that the batch begins with
+  uint32_t first_cell;    // cell of the picture that the segment begins with
 };
 
 class TextForward {
@@ -27,14 +29,15 @@ class TextForward {
   [[nodiscard]] Status reserve(const Config &config, uint32_t max_tokens);
   uint64_t scratch_bytes() const;
 
-  // Evaluates a batch of at most max_tokens and appends it to `state`, whose position the caller
-  // advances. The rotary position of a picture is that of its first cell, in all its batches. Stops
-  // between layers when *cancel is nonzero, leaving the recurrent state undefined: ERROR_CANCELLED.
-  // cancel may be null.
-  [[nodiscard]] Status run(const TextModel &model, Backend *backend, SequenceState *state,
-                           const TokenBatch &batch, const std::atomic<uint32_t> *cancel);
+  // Evaluates segments of different sequences, of at most max_tokens together, and appends each to
+  // its state, whose position the caller advances. The rotary position of a picture is that of its
+  // first cell, in all its segments. Stops between layers when *cancel is nonzero, leaving the
+  // recurrent states undefined: ERROR_CANCELLED. cancel may be null.
+  [[nodiscard]] Status run(const TextModel &model, Backend *backend, const Segment *segments,
+                           uint32_t n_segments, const std::atomic<uint32_t> *cancel);
 
-  // After run(): final-norm rows of the tokens listed in rows [n_rows]. hidden: [n_rows, n_embd].
+  // After run(): final-norm rows of the tokens listed in rows [n_rows], which count through all
+  // segments. hidden: [n_rows, n_embd].
   void hidden_rows(const TextModel &model, Backend *backend, const uint32_t *rows, uint32_t n_rows,
                    float *hidden);
   // Logits of rows of hidden states. logits: [n_rows, n_vocab].
@@ -42,11 +45,19 @@ class TextForward {
                      float *logits);
 
  private:
-  void delta_layer(const TextModel &model, uint32_t layer, Backend *backend, SequenceState *state,
-                   uint32_t n);
-  void attention_layer(const TextModel &model, uint32_t layer, Backend *backend,
-                       SequenceState *state, uint32_t n);
-  void feed_forward(const TextModel &model, uint32_t layer, Backend *backend, uint32_t n);
+  // What a run passes on to its layers.
+  struct Pass {
+    const TextModel &model;
+    Backend *backend;
+    const Segment *segments;
+    uint32_t n_segments;
+    uint32_t n;  // tokens of all segments
+  };
+
+  void embed(const Pass &pass);
+  void delta_layer(const Pass &pass, uint32_t layer);
+  void attention_layer(const Pass &pass, uint32_t layer);
+  void feed_forward(const Pass &pass, uint32_t layer);
 
   Array<float> x_;          // [n, n_embd] residual stream, without the last addition
   Array<float> normed_;     // [n, n_embd]

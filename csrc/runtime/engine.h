@@ -1,8 +1,6 @@
 // The opened model behind qwen35_model: weights, tokenizer, kernels and threads. Immutable after
-// open(), except that one batch at a time may use the pool.
+// open(); the batcher says who uses the threads.
 #pragma once
-
-#include <mutex>
 
 #include "base/array.h"
 #include "base/status.h"
@@ -10,6 +8,7 @@
 #include "gguf/gguf.h"
 #include "kernels/kernels.h"
 #include "model/text_model.h"
+#include "runtime/batcher.h"
 #include "tokenizer/tokenizer.h"
 
 struct qwen35_model {
@@ -18,14 +17,14 @@ struct qwen35_model {
   q35::Tokenizer tokenizer;
   q35::Kernels kernels;
   q35::ThreadPool pool;
-  std::mutex pool_mutex;  // held while a batch runs
+  q35::Batcher batcher;
   bool has_weights = false;
   int32_t matrix_type = -1;
 
   // String metadata, keys and values NUL-terminated one after another.
   q35::Array<char> strings;
 
-  qwen35_model() : config(text.config) {}
+  qwen35_model() : config(text.config), batcher(text, kernels, &pool) {}
 
   [[nodiscard]] q35::Status open(const char *path, const qwen35_model_params &params);
   const char *string(const char *key) const;

@@ -10,9 +10,9 @@ namespace {
 
 constexpr uint32_t kDefaultBatch = 512;
 constexpr uint32_t kMaxBatch = 8192;
-// Batches up to this size finish sooner than a cancel is promised to take, so that they need no
-// copy of the recurrent state to go back to.
-constexpr uint32_t kUninterrupted = q35::kGemvMaxCols;
+// Tokens of a piece while other sessions are at work, so that these do not wait for long. Chunks of
+// the delta rule begin at multiples of 32, so that such a cut changes no result.
+constexpr uint32_t kPolitePiece = 64;
 
 q35::KvType choose_kv_type(int32_t wanted, const qwen35_model &model) {
   if (wanted == QWEN35_KV_F32) return q35::KvType::F32;
@@ -21,18 +21,6 @@ q35::KvType choose_kv_type(int32_t wanted, const qwen35_model &model) {
   const bool f32 = model.matrix_type == static_cast<int32_t>(q35::DType::F32);
   return f32 ? q35::KvType::F32 : q35::KvType::F16;
 }
-
-// Points the pool at the session's cancel flag while a batch runs.
-class CancelScope {
- public:
-  CancelScope(q35::ThreadPool *pool, const std::atomic<uint32_t> *flag) : pool_(pool) {
-    pool_->set_cancel_flag(flag);
-  }
-  ~CancelScope() { pool_->set_cancel_flag(nullptr); }
-
- private:
-  q35::ThreadPool *pool_;
-};
 
 }  // namespace
 
@@ -46,10 +34,8 @@ Status qwen35_session::init(const qwen35_session_params &params) {
   if (n_batch > n_ctx) n_batch = n_ctx;
   if (n_batch < q35::kGemvMaxCols) n_batch = q35::kGemvMaxCols;
   Q35_TRY(state.init(c, n_ctx, choose_kv_type(params.kv_type, *model)));
-  Q35_TRY(backend.reserve(c, n_batch));
-  Q35_TRY(forward.reserve(c, n_batch));
+  Q35_TRY(model->batcher.reserve(n_batch));
   Q35_TRY(rows_.reserve(n_batch));
-  Q35_TRY(hidden_.resize(static_cast<uint64_t>(n_batch) * c.n_embd));
   return kept_logits.resize(c.n_vocab);
 }
 
@@ -77,10 +63,10 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
   Q35_TRY(check_room(n));
   qwen35_outputs outputs = wanted;  // its pointers move on as rows are given
   for (size_t done = 0; done < n;) {
-    const uint32_t count = n - done < n_batch ? static_cast<uint32_t>(n - done) : n_batch;
+    const uint32_t count = next_piece(done, n);
     const bool last = done + count == n;
     const uint8_t *want = outputs.want == nullptr ? nullptr : outputs.want + done;
-    Q35_TRY(eval_batch(tokens + done, count, want, last, &outputs));
+    Q35_TRY(eval_piece(tokens + done, count, want, last, &outputs));
     done += count;
     if (progress != nullptr && progress(user, done, n) != 0) {
       return fail(QWEN35_ERROR_CANCELLED, "cancelled after %zu of %zu tokens", done, n);
@@ -89,20 +75,13 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
   return kOk;
 }
 
-// Evaluates a batch, or leaves the state as it was. The pool is the caller's.
-Status qwen35_session::run_batch(const q35::TokenBatch &batch) {
-  if (cancel.exchange(0) != 0) return fail(QWEN35_ERROR_CANCELLED, "cancelled");
-  has_logits = false;
-  if (batch.n <= kUninterrupted) {
-    return forward.run(model->text, &backend, &state, batch, nullptr);
-  }
-  Q35_TRY(state.save_recurrent(&saved_));
-  CancelScope scope(&model->pool, &cancel);
-  Status status = forward.run(model->text, &backend, &state, batch, &cancel);
-  // The flag may have been raised inside the last layer, with items skipped after its check.
-  if (cancel.exchange(0) != 0) status = fail(QWEN35_ERROR_CANCELLED, "cancelled");
-  if (status != kOk) state.restore_recurrent(saved_);
-  return status;
+// Tokens of the piece that follows `done` of n: up to the end of the batch, or less when others
+// wait. What is left of the batch then is never so little that it would be computed otherwise.
+uint32_t qwen35_session::next_piece(size_t done, size_t n) {
+  const size_t batch = n_batch - done % n_batch;
+  const uint32_t count = static_cast<uint32_t>(n - done < batch ? n - done : batch);
+  const bool cut = count > kPolitePiece + q35::kGemvMaxCols && model->batcher.crowded(&state);
+  return cut ? kPolitePiece : count;
 }
 
 Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint32_t grid_columns,
@@ -121,18 +100,18 @@ Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint3
   return kOk;
 }
 
-// All batches share the rotary position of the first cell; the picture's advance follows at its
-// end.
+// All pieces share the rotary position of the first cell; the picture's advance follows at its end.
 Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
                                   qwen35_progress progress, void *user) {
+  has_logits = false;
   for (uint32_t done = 0; done < n;) {
-    const uint32_t count = n - done < n_batch ? n - done : n_batch;
-    {
-      std::lock_guard<std::mutex> lock(model->pool_mutex);
-      const float *cells = rows + static_cast<uint64_t>(done) * model->config.n_embd;
-      Q35_TRY(run_batch({count, nullptr, cells, grid_columns, done}));
-      state.advance(count, 0);
-    }
+    const uint32_t count = next_piece(done, n);
+    q35::Job job;
+    job.segment = {&state,       count, nullptr, rows + static_cast<uint64_t>(done) * n_embd(),
+                   grid_columns, done};
+    job.cancel = &cancel;
+    Q35_TRY(model->batcher.run(&job));
+    state.advance(count, 0);
     done += count;
     if (progress != nullptr && progress(user, done, n) != 0) {
       return fail(QWEN35_ERROR_CANCELLED, "cancelled after %u of %u tokens", done, n);
@@ -141,50 +120,33 @@ Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_c
   return kOk;
 }
 
-Status qwen35_session::eval_batch(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
+// Evaluates a piece of a call, gives what is asked for of it and moves the output pointers on.
+Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                                   qwen35_outputs *outputs) {
-  // Held for a batch only: sessions take turns, and progress functions may evaluate others.
-  std::lock_guard<std::mutex> lock(model->pool_mutex);
-  Q35_TRY(run_batch({n, tokens, nullptr, 0, 0}));
-  state.advance(n, n);
   rows_.clear();
   for (uint32_t i = 0; i < n; i++) {
     const bool wanted = want == nullptr ? last && i + 1 == n : want[i] != 0;
     if (wanted) Q35_TRY(rows_.push_back(i));
   }
-  return give_rows(rows_.data(), static_cast<uint32_t>(rows_.size()),
-                   last && !rows_.empty() && rows_.back() + 1 == n, outputs);
-}
-
-// Computes what is asked for of the listed rows of the batch and moves the output pointers on.
-// keep_last: the last of them is the last token of the call.
-Status qwen35_session::give_rows(const uint32_t *rows, uint32_t n_rows, bool keep_last,
-                                 qwen35_outputs *outputs) {
-  if (n_rows == 0) return kOk;
-  const uint64_t n_embd = model->config.n_embd, n_vocab = model->config.n_vocab;
-  forward.hidden_rows(model->text, &backend, rows, n_rows, hidden_.data());
-  if (outputs->hidden != nullptr) {
-    std::memcpy(outputs->hidden, hidden_.data(), sizeof(float) * n_rows * n_embd);
-    outputs->hidden += n_rows * n_embd;
-  }
-  if (outputs->hidden_sum != nullptr) {
-    for (uint64_t r = 0; r < n_rows; r++) {
-      model->kernels.add(outputs->hidden_sum, hidden_.data() + r * n_embd,
-                         static_cast<uint32_t>(n_embd));
-    }
-  }
+  q35::Job job;
+  job.segment = {&state, n, tokens, nullptr, 0, 0};
+  job.cancel = &cancel;
+  job.rows = rows_.data();
+  job.n_rows = static_cast<uint32_t>(rows_.size());
+  job.hidden = outputs->hidden;
+  job.hidden_sum = outputs->hidden_sum;
+  job.logits = outputs->logits;
+  const bool keep = last && job.n_rows != 0 && rows_.back() + 1 == n;
+  const bool only_hidden =
+      job.logits == nullptr && (job.hidden != nullptr || job.hidden_sum != nullptr);
+  if (keep && !only_hidden) job.last_logits = kept_logits.data();
+  has_logits = false;
+  Q35_TRY(model->batcher.run(&job));
+  state.advance(n, n);
+  has_logits = job.last_logits != nullptr;
+  if (outputs->hidden != nullptr) outputs->hidden += job.n_rows * n_embd();
   if (outputs->logits != nullptr) {
-    q35::TextForward::logits(model->text, &backend, hidden_.data(), n_rows, outputs->logits);
-    outputs->logits += n_rows * n_vocab;
-    if (keep_last) {
-      std::memcpy(kept_logits.data(), outputs->logits - n_vocab, sizeof(float) * n_vocab);
-    }
-  } else if (keep_last && outputs->hidden == nullptr && outputs->hidden_sum == nullptr) {
-    q35::TextForward::logits(model->text, &backend, hidden_.data() + (n_rows - 1) * n_embd, 1,
-                             kept_logits.data());
-  } else {
-    return kOk;
+    outputs->logits += static_cast<uint64_t>(job.n_rows) * model->config.n_vocab;
   }
-  has_logits = keep_last;
   return kOk;
 }

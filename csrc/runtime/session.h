@@ -1,18 +1,15 @@
-// The timeline behind qwen35_session: a sequence's state, and evaluation in bounded batches.
+// The timeline behind qwen35_session: a sequence's state, and evaluation in bounded pieces.
 #pragma once
 
 #include <atomic>
 
-#include "backend/cpu/cpu_backend.h"
 #include "base/array.h"
 #include "base/status.h"
 #include "model/state.h"
-#include "model/text_forward.h"
 #include "runtime/engine.h"
 
 struct qwen35_session {
-  explicit qwen35_session(qwen35_model *owner)
-      : model(owner), backend(owner->kernels, &owner->pool) {}
+  explicit qwen35_session(qwen35_model *owner) : model(owner) {}
 
   [[nodiscard]] q35::Status init(const qwen35_session_params &params);
   [[nodiscard]] q35::Status eval(const int32_t *tokens, size_t n, const qwen35_outputs &outputs,
@@ -24,25 +21,21 @@ struct qwen35_session {
   void reset();
 
   qwen35_model *model;
-  q35::CpuBackend backend;
   q35::SequenceState state;
-  q35::TextForward forward;
   uint32_t n_batch = 0;
   std::atomic<uint32_t> cancel{0};
   q35::Array<float> kept_logits;  // [n_vocab] of the last token evaluated
   bool has_logits = false;
 
  private:
+  uint64_t n_embd() const { return model->config.n_embd; }
   q35::Status check_room(size_t n) const;
-  q35::Status run_batch(const q35::TokenBatch &batch);
-  q35::Status eval_batch(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
+  uint32_t next_piece(size_t done, size_t n);
+  q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                          qwen35_outputs *outputs);
   q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
                          qwen35_progress progress, void *user);
-  q35::Status give_rows(const uint32_t *rows, uint32_t n_rows, bool last, qwen35_outputs *outputs);
 
-  q35::Array<float> saved_;    // recurrent state before the batch that may be cancelled
-  q35::Array<float> before_;   // the same before a picture
-  q35::Array<uint32_t> rows_;  // wanted rows of a batch
-  q35::Array<float> hidden_;   // [n_batch, n_embd]
+  q35::Array<float> before_;   // recurrent state before a picture
+  q35::Array<uint32_t> rows_;  // wanted rows of a piece
 };

@@ -1,7 +1,5 @@
 #include "runtime/vision.h"
 
-#include <mutex>
-
 #include "gguf/gguf.h"
 
 using q35::fail;
@@ -30,17 +28,17 @@ void sum_types(const q35::VisionModel &tower, int32_t *dominant, bool *quantized
   }
 }
 
-// Points the pool at the cancel flag while a step runs.
+// Holds the threads while a step runs, which the cancel flag stops.
 class Step {
  public:
   Step(qwen35_model *model, const std::atomic<uint32_t> *flag)
-      : lock_(model->pool_mutex), pool_(&model->pool) {
+      : threads_(&model->batcher), pool_(&model->pool) {
     pool_->set_cancel_flag(flag);
   }
   ~Step() { pool_->set_cancel_flag(nullptr); }
 
  private:
-  std::lock_guard<std::mutex> lock_;
+  q35::Batcher::Exclusive threads_;
   q35::ThreadPool *pool_;
 };
 
@@ -54,7 +52,7 @@ Status qwen35_vision::open(const char *path) {
                 "the file has no vision tower: name the projector file (mmproj) that belongs to "
                 "the model");
   }
-  std::lock_guard<std::mutex> lock(model->pool_mutex);
+  const q35::Batcher::Exclusive threads(&model->batcher);
   Q35_TRY(tower.load(file, model->config.n_embd, &model->pool));
   sum_types(tower, &matrix_type, &quantized);
   return kOk;

@@ -90,6 +90,33 @@ void check_two_sessions(qwen35_model *model, const std::vector<int32_t> &tokens,
   expect(same(rows[0], expected) && same(rows[1], expected), "two sessions at once");
 }
 
+// Sessions that decode at the same time share passes over the weights, and others that read a
+// prompt meanwhile give way in short pieces. Neither may change a bit.
+void check_many_sessions(qwen35_model *model, const std::vector<int32_t> &tokens,
+                         const Logits &expected) {
+  constexpr int kSessions = 10;  // more than fit into one pass
+  constexpr uint32_t kWholePrompt = 256;
+  const uint32_t n_vocab = vocabulary(model);
+  std::vector<Logits> rows(kSessions);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kSessions; i++) {
+    threads.emplace_back([&, i] {
+      const Session session =
+          open_session(model, kContext, i % 2 ? kWholePrompt : kBatch, g_kv_type);
+      for (int round = 0; round < 3; round++) {
+        qwen35_session_reset(session.get());
+        rows[i] = run_all(session.get(), tokens, n_vocab);
+      }
+    });
+  }
+  for (std::thread &thread : threads) thread.join();
+  const Session alone = open_session(model, kContext, kWholePrompt, g_kv_type);
+  const Logits whole = run_all(alone.get(), tokens, n_vocab);
+  for (int i = 0; i < kSessions; i++) {
+    expect(same(rows[i], i % 2 ? whole : expected), "many sessions at once");
+  }
+}
+
 struct Canceller {
   qwen35_session *session;
   std::atomic<size_t> done{0};  // tokens that the prefill reports
@@ -201,6 +228,7 @@ int main(int argc, char **argv) {
     g_kv_type = kv_type;
     const Logits expected = check_thread_counts(argv[1], tokens);
     check_two_sessions(model.get(), tokens, expected);
+    check_many_sessions(model.get(), tokens, expected);
     check_cancel(model.get(), tokens, expected);
     check_early_cancel(model.get(), tokens);
     check_progress(model.get(), tokens);

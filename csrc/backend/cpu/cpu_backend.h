@@ -1,5 +1,5 @@
-// The CPU backend: kernels of one tier on a thread pool. One instance serves one session, because
-// it owns the scratch memory; pool and kernel table are shared. rows.cpp: embedding, norms;
+// The CPU backend: kernels of one tier on a thread pool. An instance owns scratch memory, so one
+// caller uses it at a time; pool and kernel table are shared. rows.cpp: embedding, norms;
 // linear.cpp: matrix products; attention.cpp; delta_net.cpp; vision.cpp: the vision tower's own.
 #pragma once
 
