@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ._engine import Engine, Progress
+from ._engine import Engine, Progress, Slot
 from ._handles import Detokenizer, Sampler
+from ._turn import Hold
 from .errors import Cancelled
 from .sampling import Sampling
 from .types import Chunk, Text, Timings, TokenLogprob, Usage
@@ -42,10 +43,11 @@ class Request:
 
 
 class Decoding:
-    """The tokens of one answer, drawn one at a time. Use it while holding the engine's turn."""
+    """The tokens of one answer, drawn one at a time from the slot that is held for it."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self._engine, self._request = engine, request
+    def __init__(self, engine: Engine, held: Hold[Slot], request: Request) -> None:
+        self._held, self._slot, self._request = held, held.slot, request
+        self._alive = engine.alive
         self._pending: list[int] = []  # tokens of the answer not evaluated yet
         self._cached = 0
         self._started = self._prefilled = time.perf_counter()
@@ -68,7 +70,7 @@ class Decoding:
     def prefill(self) -> None:
         """Evaluates the prompt."""
         self._started = time.perf_counter()
-        self._cached = self._engine.begin(
+        self._cached = self._slot.begin(
             self._request.tokens, self._request.progress, self._request.spans
         )
         self._prefilled = time.perf_counter()
@@ -77,8 +79,8 @@ class Decoding:
         """The next token; None when the model ended its answer with a stop token."""
         if self._pending:
             pending, self._pending = self._pending, []
-            self._engine.eval(pending)
-        token, logprob = self._engine.sample(self._sampler)
+            self._slot.eval(pending)
+        token, logprob = self._slot.sample(self._sampler)
         if token in self._request.stop_tokens:
             self.finish_reason, self.stop_reason = "stop", token
             return None
@@ -91,7 +93,7 @@ class Decoding:
         """Puts tokens behind those drawn, as many as there is room for, and returns these."""
         taken = list(tokens[: self._request.max_tokens - len(self.tokens)])
         if taken:
-            with self._engine.alive:
+            with self._alive:
                 self._sampler.accept(taken)
             self._append(taken)
         return taken
@@ -108,7 +110,7 @@ class Decoding:
         since = time.perf_counter()
         yield
         self._paused += time.perf_counter() - since
-        self._engine.turn.adopt()
+        self._held.adopt()
 
     def describe(self, text: Text) -> None:
         """Writes tokens, figures and reasons into the whole text."""
@@ -125,9 +127,9 @@ class Decoding:
 
 
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
-    """Yields the chunks of one answer and returns its whole text. Holds the turn until then."""
-    with engine.turn.hold():
-        decoding = Decoding(engine, request)
+    """Yields the chunks of one answer and returns its whole text. Holds a slot until then."""
+    with engine.hold(request.tokens) as held:
+        decoding = Decoding(engine, held, request)
         text = engine.text_stream(request.stop, special=request.special)
         decoding.prefill()
         pieces: list[str] = []
@@ -169,8 +171,8 @@ T = TypeVar("T", bound=Text)
 class Stream(Iterator[C], Generic[C, T]):
     """The chunks of an answer as they are generated.
 
-    The stream holds its Llama from the first chunk until it is read to its end or closed, and other
-    threads wait for it; leaving a `for` loop early closes it when nothing else refers to it, a
+    The stream holds a slot of its Llama from the first chunk until it is read to its end or closed;
+    leaving a `for` loop early closes it when nothing else refers to it, a
     `with` statement in any case. After the end `result` has the whole text with its figures.
     """
 
@@ -213,6 +215,6 @@ class Stream(Iterator[C], Generic[C, T]):
 class TextStream(Stream[Chunk, Text]):
     """The chunks of a text as they are generated.
 
-    It holds its Llama until it is read to its end or closed: leave it early with close() or a
-    `with` statement. After the end `result` has the whole text with its figures.
+    It holds a slot of its Llama until it is read to its end or closed: leave it early with close()
+    or a `with` statement. After the end `result` has the whole text with its figures.
     """
