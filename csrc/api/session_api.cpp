@@ -75,6 +75,7 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
     Q35_TRY(check_struct_size("outputs", outputs->struct_size, sizeof *outputs));
     wanted = *outputs;
   }
+  Q35_TRY(q35::check_snapshots(wanted, n));
   return session->eval(tokens, n, wanted, progress, user);
 }
 
@@ -107,6 +108,10 @@ void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, ui
 
 uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session) {
   return session == nullptr ? 0 : q35::snapshot_bytes(*session);
+}
+
+uint64_t qwen35_session_state_bytes(const qwen35_session *session) {
+  return session == nullptr ? 0 : q35::state_bytes(*session);
 }
 
 qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out, uint64_t bytes) {

@@ -190,6 +190,12 @@ typedef struct qwen35_outputs {
   float *logits;       /* [rows, n_vocab] or NULL */
   float *hidden;       /* [rows, n_embd], after the final norm, or NULL */
   float *hidden_sum;   /* [n_embd]: the sum of the hidden rows is added to it, or NULL */
+  /* Snapshots on the way, see qwen35_session_snapshot(): [n_snapshots] after how many tokens of the
+   * call, ascending, and where to, state_bytes each. At multiples of 32 they change no bit of any
+   * result; elsewhere the last bits may differ, as they do when a call is cut there. */
+  uint32_t n_snapshots;
+  const uint32_t *snapshot_at;
+  void *const *snapshots;
 } qwen35_outputs;
 
 /* Called after every batch, on the thread of the eval, with the tokens done so far; return nonzero
@@ -239,6 +245,8 @@ QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *r
 
 /* Bytes of a snapshot taken now: those of the recurrent state, and of the kept logits if any. */
 QWEN35_API uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session);
+/* The same without logits, as snapshots on the way are. */
+QWEN35_API uint64_t qwen35_session_state_bytes(const qwen35_session *session);
 /* Copies state, position and kept logits to `out` of exactly snapshot_bytes. */
 QWEN35_API qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out,
                                                  uint64_t bytes);

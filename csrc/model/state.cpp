@@ -50,6 +50,12 @@ Status SequenceState::save_recurrent(Array<float> *out) const {
   return out->append(recurrent_floats(), recurrent_count());
 }
 
+void SequenceState::copy_recurrent(uint32_t layer, void *floats) const {
+  const uint64_t at = index_[layer] * layer_floats_ * sizeof(float);
+  std::memcpy(static_cast<uint8_t *>(floats) + at, recurrent_.data() + at,
+              layer_floats_ * sizeof(float));
+}
+
 void SequenceState::set_recurrent(const void *floats) {
   std::memcpy(recurrent_.data(), floats, recurrent_.size());
 }

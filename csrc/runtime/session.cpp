@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "runtime/snapshot.h"
+
 using q35::fail;
 using q35::kOk;
 using q35::Status;
@@ -63,6 +65,7 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
   }
   Q35_TRY(check_room(n));
   qwen35_outputs outputs = wanted;  // its pointers move on as rows are given
+  given_ = 0;
   for (size_t done = 0; done < n;) {
     const uint32_t count = next_piece(done, n);
     const bool last = done + count == n;
@@ -121,6 +124,19 @@ Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_c
   return kOk;
 }
 
+// Finds the snapshots that are due within the next n tokens.
+Status qwen35_session::place_marks(uint32_t n, const qwen35_outputs *outputs) {
+  marks_.clear();
+  mark_states_.clear();
+  for (uint32_t i = 0; i < outputs->n_snapshots; i++) {
+    const size_t at = outputs->snapshot_at[i] - given_;
+    if (at > n) break;
+    Q35_TRY(marks_.push_back(static_cast<uint32_t>(at)));
+    Q35_TRY(mark_states_.push_back(q35::state_of(outputs->snapshots[i])));
+  }
+  return kOk;
+}
+
 // Evaluates a piece of a call, gives what is asked for of it and moves the output pointers on.
 Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                                   qwen35_outputs *outputs) {
@@ -129,8 +145,10 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
     const bool wanted = want == nullptr ? last && i + 1 == n : want[i] != 0;
     if (wanted) Q35_TRY(rows_.push_back(i));
   }
+  Q35_TRY(place_marks(n, outputs));
   q35::Job job;
   job.segment = {&state, n, tokens, nullptr, 0, 0};
+  job.segment.marks = {static_cast<uint32_t>(marks_.size()), marks_.data(), mark_states_.data()};
   job.cancel = &cancel;
   job.rows = rows_.data();
   job.n_rows = static_cast<uint32_t>(rows_.size());
@@ -143,6 +161,13 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
   if (keep && !only_hidden) job.last_logits = kept_logits.data();
   has_logits = false;
   Q35_TRY(model->batcher.run(&job));
+  for (uint32_t i = 0; i < job.segment.marks.n; i++) {
+    q35::write_header(*this, marks_[i], outputs->snapshots[i]);
+  }
+  outputs->n_snapshots -= job.segment.marks.n;
+  outputs->snapshot_at += job.segment.marks.n;
+  outputs->snapshots += job.segment.marks.n;
+  given_ += n;
   state.advance(n, n);
   has_logits = job.last_logits != nullptr;
   if (outputs->hidden != nullptr) outputs->hidden += job.n_rows * n_embd();

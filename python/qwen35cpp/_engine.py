@@ -8,16 +8,22 @@ them in the order of their arrival (_turn.py).
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ._alive import Alive
 from ._handles import Detokenizer, Model, Session
 from ._lazy_tower import LazyTower
-from ._slot import Progress, Slot
+from ._prefix import Markers, Tree
+from ._slot import PrefixCache, Progress, Slot
 from ._turn import Hold, Turn
-from .errors import SessionClosed
+from .errors import Qwen35Error, SessionClosed
+
+if TYPE_CHECKING:
+    from ._prefix.disk import DiskCache
 
 __all__ = ["Engine", "Progress", "Slot"]
 
@@ -36,15 +42,20 @@ class Engine:
         *,
         n_parallel: int,
         prefix_cache: bool,
+        prefix_bytes: int = 0,
+        batch: int = 512,
+        disk: DiskCache | None = None,
         find_tower: Callable[[], Path] | None = None,
     ) -> None:
         self.model = model
         self.info = model.info
         self.alive = Alive(model)
         self.tower = LazyTower(model, self.alive, find_tower)
+        tree = Tree(prefix_bytes if prefix_cache else 0)
+        self.cache = PrefixCache(tree, Markers.find(model.tokenize), batch, prefix_cache, disk)
         n_slots = 0 if open_session is None else n_parallel
         self.slots = [
-            Slot(self.alive, open_session, self.tower, prefix_cache=prefix_cache)
+            Slot(self.alive, open_session, self.tower, self.cache)
             for _ in range(n_slots)
             if open_session is not None
         ]
@@ -59,6 +70,10 @@ class Engine:
 
     def close(self) -> None:
         """Cancels what runs and frees model and sessions as soon as no call uses them."""
+        if self.cache.disk is not None and not self.alive.closed:
+            self.alive.cancel()
+            with contextlib.suppress(Qwen35Error), self.hold_first() as held:
+                held.slot.settle()
         self.alive.close()
 
     def hold(self, tokens: Sequence[int] = ()) -> Hold[Slot]:

@@ -121,6 +121,8 @@ class Llama(ChatMethods):
             None if vocab_only else (lambda: Session(model, **settings)),
             n_parallel=n_parallel,
             prefix_cache=prefix_cache,
+            prefix_bytes=512 << 20,
+            batch=n_batch or 512,
             find_tower=find_tower,
         )
         self._end_tokens = self._find_end_tokens()
@@ -328,9 +330,9 @@ class Llama(ChatMethods):
         return logits if all_logits else logits[0]
 
     def reset(self) -> None:
-        """Forgets every token evaluated."""
+        """Forgets every token evaluated, also those of the prefix cache in memory."""
         with self._engine.hold_first() as held:
-            held.slot.reset()
+            held.slot.reset(forget=True)
 
     @property
     def n_tokens(self) -> int:

@@ -27,17 +27,18 @@ def _digest(tokens: Sequence[int]) -> str:
 class DiskCache:
     """The files of one model in a folder."""
 
-    def __init__(self, folder: Path, model: str, limit: int, token_bytes: int) -> None:
+    def __init__(self, folder: Path, model: str, limit: int) -> None:
         """`model`: fingerprint of everything that states depend on; `limit`: bytes of its files."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._model, self._limit = folder, model, limit
-        self._token_bytes = token_bytes
+        self._token_bytes = 0
 
     def _files(self) -> list[Path]:
         return list(self._folder.glob(f"{self._model[:16]}-*{_SUFFIX}"))
 
     def load(self, tree: Tree) -> None:
         """Puts the files into the tree: their tokens only, the rest is read when it is needed."""
+        self._token_bytes = tree.token_bytes
         found: list[tuple[state_file.Header, list[int]]] = []
         for path in self._files():
             with contextlib.suppress(OSError, Qwen35Error):
@@ -47,9 +48,10 @@ class DiskCache:
                     found.append((header, tokens))
         for header, tokens in sorted(found, key=lambda each: len(each[1])):
             if header.start:
-                tree.add(tokens[: header.start])
-            node = tree.add(tokens)
+                tree.add(tokens[: header.start], None)
+            node = tree.add(tokens, None)
             node.stored, node.logits = header.size("snapshot") > 0, header.logits
+            node.drawn = bool(header.notes.get("drawn"))
             while node.parent is not None and node.end > header.start:
                 if node.file is None:
                     node.file, node.skip = header.path, node.start - header.start
@@ -78,6 +80,7 @@ class DiskCache:
             entries=entries,
             snapshot=node.snapshot,
             logits=node.logits,
+            notes={"drawn": node.drawn},
         )
         node.file, node.skip, node.stored = path, 0, node.snapshot is not None
 
@@ -122,5 +125,5 @@ class DiskCache:
         for node in list(tree.nodes()):
             if node.file in gone:
                 node.file, node.stored = None, False
-                if node.entries is None and not node.pinned:
+                if node.entries is None and node.holder is None and not node.pinned:
                     tree.remove(node)

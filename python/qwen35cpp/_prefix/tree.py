@@ -1,23 +1,32 @@
 """A radix tree over token ids: edges hold cache entries, nodes may hold a snapshot.
 
-Nothing here knows sessions. A node without entries of its own is held by the live session or by a
-file; see timeline.py.
+A node without entries of its own lies in the caches of a session, its holder, or in a file; see
+timeline.py. One tree serves all sessions: everything happens under its lock.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from .._handles import Buffer
+
+
+class Holder(Protocol):
+    """Who has the entries of a node in its caches."""
+
+    def copy_entries(self, first: int, n: int) -> bytearray:
+        """The entries of n tokens from `first` on."""
 
 
 class Node:
     """The tokens from the parent's end to `end`, and what was kept of them."""
 
     __slots__ = (
-        "children", "clock", "end", "entries", "file", "logits", "parent", "pins", "skip",
-        "snapshot", "stored", "tokens",
+        "children", "clock", "drawn", "end", "entries", "file", "holder", "logits", "parent",
+        "pins", "skip", "snapshot", "stored", "tokens",
     )  # fmt: skip
 
     def __init__(self, parent: Node | None, tokens: list[int]) -> None:
@@ -26,7 +35,9 @@ class Node:
         self.end: int = len(tokens) + (parent.end if parent is not None else 0)
         self.children: dict[int, Node] = {}
         self.entries: Buffer | None = None  # [len(tokens), bytes of a token]
+        self.holder: Holder | None = None
         self.snapshot: Buffer | None = None
+        self.drawn = False  # the state stands behind tokens that were not read as a prompt
         self.logits = False  # the snapshot has them
         self.file: Path | None = None  # with the entries too, behind those of `skip` tokens
         self.skip = 0
@@ -86,9 +97,10 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
 class Tree:
     """All that is kept, within a limit of bytes."""
 
-    def __init__(self, limit: int, token_bytes: int) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._token_bytes = token_bytes
+        self.token_bytes = 0  # set with the first session
+        self.lock = threading.RLock()
         self._clock = 0.0
         self.root = Node(None, [])
 
@@ -121,14 +133,15 @@ class Tree:
             node = child
         return path, node.end
 
-    def add(self, tokens: Sequence[int]) -> Node:
-        """The node at the end of `tokens`, which is made when there is none."""
+    def add(self, tokens: Sequence[int], holder: Holder | None) -> Node:
+        """The node at the end of `tokens`, which is made when there is none, held by `holder`."""
         path, common = self.walk(tokens)
         node = path[-1] if path else self.root
         if common > node.end:
             node = self._split(node.children[tokens[node.end]], common)
         if node.end < len(tokens):
             child = Node(node, list(tokens[node.end :]))
+            child.holder = holder
             node.children[child.tokens[0]] = child
             node = child
         return node
@@ -141,10 +154,11 @@ class Tree:
         upper = Node(parent, lower.tokens[:count])
         upper.clock = lower.clock
         if lower.entries is not None:
-            cut = count * self._token_bytes
+            cut = count * self.token_bytes
             upper.entries, rest = lower.entries[:cut], lower.entries[cut:]
         else:
             rest = None
+        upper.holder = lower.holder
         upper.file, upper.skip = lower.file, lower.skip
         lower.skip += count
         upper.children[lower.tokens[count]] = lower
@@ -204,6 +218,6 @@ class Tree:
         node.snapshot = None
         if node.children:
             return
-        node.entries = None
+        node.entries = node.holder = None
         if not node.stored:
             self.remove(node)
