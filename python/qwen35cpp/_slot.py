@@ -142,7 +142,7 @@ class Slot:
                 else:
                     timeline.reset()
             keep: set[int] = set()
-            if cache.enabled:
+            if cache.enabled or resume:
                 keep = plan.snapshots(known, cache.markers.places(tokens), common)
             pictures = {span.start: span.picture for span in spans}
             for start, end in plan.parts(known):

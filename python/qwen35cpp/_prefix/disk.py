@@ -27,7 +27,7 @@ def _digest(tokens: Sequence[int]) -> str:
 class DiskCache:
     """The files of one model in a folder."""
 
-    def __init__(self, folder: Path, model: str, limit: int) -> None:
+    def __init__(self, folder: Path, model: str, limit: int = 4 << 30) -> None:
         """`model`: fingerprint of everything that states depend on; `limit`: bytes of its files."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._model, self._limit = folder, model, limit

@@ -12,9 +12,10 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from .._handles import Buffer, Session
-from ..errors import Qwen35Error
+from ..errors import ContextTooLong, Qwen35Error, StateInvalid
 from .boundaries import GRID, Markers
 from .disk import DiskCache
+from .state_file import Header
 from .tree import Node, Tree, common_length
 
 
@@ -83,30 +84,34 @@ class Timeline:
     def go(self, node: Node) -> bool:
         """Goes to the end of a node; False when its file turned out to be damaged."""
         with self.tree.lock:
-            node.pins += 1  # parking may drop others, not this one
+            node.pins += 1  # what is dropped on the way is not this one
             try:
                 self.park()
+                if not self._go(node):
+                    return False
             finally:
                 node.pins -= 1
-            path = node.path()
-            tokens = node.all_tokens()
-            common = common_length(self.held, tokens)
-            for each in path:
-                lacks_entries = each.end > common and each.entries is None
-                if not self._load(each, lacks_entries, each is node and node.snapshot is None):
-                    self.tree.remove(each)
-                    return False
-            self._rescue(common)
-            del self.held[common:]
-            for each in path:
-                if each.end > common:
-                    self._put(each, max(each.start, common))
-            assert node.snapshot is not None
-            self._session.restore(node.snapshot)
-            self.logits_kept, self._drawn = node.logits, node.drawn
             self.tree.touch(node)
             self._shrink(node)
             return True
+
+    def _go(self, node: Node) -> bool:
+        path, tokens = node.path(), node.all_tokens()
+        common = common_length(self.held, tokens)
+        for each in path:
+            lacks_entries = each.end > common and each.entries is None
+            if not self._load(each, lacks_entries, each is node and node.snapshot is None):
+                self.tree.remove(each)
+                return False
+        self._rescue(common)
+        del self.held[common:]
+        for each in path:
+            if each.end > common:
+                self._put(each, max(each.start, common))
+        assert node.snapshot is not None
+        self._session.restore(node.snapshot)
+        self.logits_kept, self._drawn = node.logits, node.drawn
+        return True
 
     def _load(self, node: Node, entries: bool, snapshot: bool) -> bool:
         """Brings entries or snapshot into memory: from another session or from a file."""
@@ -184,7 +189,7 @@ class Timeline:
         `pinned`: in any case, and for good until the pin is given back.
         """
         tokens = self.tokens
-        if not tokens or (not pinned and self.tree.limit <= 0):
+        if not tokens:
             return None
         with self.tree.lock:
             node = self.tree.add(tokens, self)
@@ -243,6 +248,53 @@ class Timeline:
                 self._save(node)
             self.tree.drop(node)
             excess -= before - node.n_bytes
+
+    # ---- nodes for the caller --------------------------------------------------------------------
+
+    def copy_node(self, node: Node) -> tuple[Buffer, Buffer]:
+        """All entries up to a node, and its snapshot."""
+        with self.tree.lock:
+            parts: list[Buffer] = []
+            for each in node.path():
+                if each.entries is None and each.holder is not None:
+                    parts.append(each.holder.copy_entries(each.start, len(each.tokens)))
+                elif self._load(each, each.entries is None, each is node and not node.snapshot):
+                    parts.append(each.entries or b"")
+                else:
+                    raise StateInvalid("a file of the disk cache is gone or damaged")
+            assert node.snapshot is not None
+            return b"".join(parts) if len(parts) != 1 else parts[0], node.snapshot
+
+    def add_node(
+        self, header: Header, tokens: Sequence[int], entries: Buffer, snapshot: Buffer
+    ) -> Node:
+        """Puts a saved state into the tree, with a pin."""
+        size, state = self.tree.token_bytes, self._session.state_bytes
+        position = int.from_bytes(snapshot[4:8], "little")  # see csrc/runtime/snapshot.cpp
+        if (
+            not tokens
+            or header.start
+            or len(entries) != len(tokens) * size
+            or len(snapshot) < state
+            or position != len(tokens)
+        ):
+            raise StateInvalid(f"{header.path} is damaged: its parts do not fit together")
+        if len(tokens) > self._session.n_ctx:
+            raise ContextTooLong(
+                f"{header.path} has {len(tokens)} tokens, the context holds {self._session.n_ctx}"
+            )
+        with self.tree.lock:
+            node = self.tree.add(tokens, None)
+            for each in node.path():
+                if each.entries is None and each.holder is None and each.file is None:
+                    each.entries = entries[each.start * size : each.end * size]
+            if node.snapshot is None:
+                node.snapshot, node.logits = snapshot, header.logits
+                node.drawn = bool(header.notes.get("drawn"))
+            node.pins += 1
+            self.tree.touch(node)
+            self._shrink(node)
+        return node
 
     # ---- files -----------------------------------------------------------------------------------
 

@@ -51,6 +51,11 @@ class Node:
         return self.end - len(self.tokens)
 
     @property
+    def root(self) -> Node:
+        """The beginning of its tree."""
+        return self if self.parent is None else self.parent.root
+
+    @property
     def restorable(self) -> bool:
         """Whether a session can go on from its end."""
         return self.snapshot is not None or self.stored
