@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/cpu.h"
 #include "runtime/snapshot.h"
 
 using q35::fail;
@@ -27,19 +28,51 @@ q35::KvType choose_kv_type(int32_t wanted, const qwen35_model &model) {
 
 }  // namespace
 
-Status qwen35_session::init(const qwen35_session_params &params) {
-  const q35::Config &c = model->config;
-  const uint32_t n_ctx = params.n_ctx == 0 ? c.n_ctx_train : params.n_ctx;
-  n_batch = params.n_batch == 0 ? kDefaultBatch : params.n_batch;
-  if (n_batch > kMaxBatch) {
-    return fail(QWEN35_ERROR_ARGUMENT, "n_batch: expected 1 to %u, found %u", kMaxBatch, n_batch);
+namespace q35 {
+
+Status session_sizes(const qwen35_model &model, const qwen35_session_params &params,
+                     SessionSizes *out) {
+  SessionSizes sizes = {params.n_ctx == 0 ? model.config.n_ctx_train : params.n_ctx,
+                        params.n_batch == 0 ? kDefaultBatch : params.n_batch,
+                        choose_kv_type(params.kv_type, model)};
+  if (sizes.n_batch > kMaxBatch) {
+    return fail(QWEN35_ERROR_ARGUMENT, "n_batch: expected 1 to %u, found %u", kMaxBatch,
+                sizes.n_batch);
   }
-  if (n_batch > n_ctx) n_batch = n_ctx;
-  if (n_batch < q35::kGemvMaxCols) n_batch = q35::kGemvMaxCols;
-  Q35_TRY(state.init(c, n_ctx, choose_kv_type(params.kv_type, *model)));
+  if (sizes.n_batch > sizes.n_ctx) sizes.n_batch = sizes.n_ctx;
+  if (sizes.n_batch < kGemvMaxCols) sizes.n_batch = kGemvMaxCols;
+  *out = sizes;
+  return kOk;
+}
+
+// Makes what a session would make, without using it.
+Status estimate_session(const qwen35_model &model, int32_t n_threads,
+                        const qwen35_session_params &params, qwen35_session_needs *out) {
+  SessionSizes sizes;
+  Q35_TRY(session_sizes(model, params, &sizes));
+  SequenceState state;
+  Q35_TRY(state.init(model.config, sizes.n_ctx, sizes.kv_type));
+  ThreadPool pool;
+  Q35_TRY(pool.start(n_threads > 0 ? n_threads : usable_cores()));
+  Batcher batcher(model.text, model.kernels, &pool);
+  Q35_TRY(batcher.reserve(sizes.n_batch));
+  const uint64_t recurrent = sizeof(float) * state.recurrent_count();
+  const uint64_t logits = sizeof(float) * uint64_t{model.config.n_vocab};
+  *out = {state.token_bytes(), state.token_bytes() * sizes.n_ctx, recurrent,
+          batcher.scratch_bytes() + recurrent + logits};
+  return kOk;
+}
+
+}  // namespace q35
+
+Status qwen35_session::init(const qwen35_session_params &params) {
+  q35::SessionSizes sizes;
+  Q35_TRY(q35::session_sizes(*model, params, &sizes));
+  n_batch = sizes.n_batch;
+  Q35_TRY(state.init(model->config, sizes.n_ctx, sizes.kv_type));
   Q35_TRY(model->batcher.reserve(n_batch));
   Q35_TRY(rows_.reserve(n_batch));
-  return kept_logits.resize(c.n_vocab);
+  return kept_logits.resize(model->config.n_vocab);
 }
 
 void qwen35_session::reset() {

@@ -44,3 +44,19 @@ struct qwen35_session {
   q35::Array<uint8_t *> mark_states_;
   size_t given_ = 0;
 };
+
+namespace q35 {
+
+// What the parameters of a session come to.
+struct SessionSizes {
+  uint32_t n_ctx, n_batch;
+  KvType kv_type;
+};
+
+[[nodiscard]] Status session_sizes(const qwen35_model &model, const qwen35_session_params &params,
+                                   SessionSizes *out);
+[[nodiscard]] Status estimate_session(const qwen35_model &model, int32_t n_threads,
+                                      const qwen35_session_params &params,
+                                      qwen35_session_needs *out);
+
+}  // namespace q35

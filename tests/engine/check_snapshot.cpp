@@ -162,7 +162,7 @@ int main(int argc, char **argv) {
     return 2;
   }
   const Model model = open_model(argv[1], 2);
-  for (const int32_t kv_type : {QWEN35_KV_F32, QWEN35_KV_F16, QWEN35_KV_Q8_0}) {
+  for (const int32_t kv_type : {QWEN35_KV_F32, QWEN35_KV_F16, QWEN35_KV_Q8_0, QWEN35_KV_IQ4_NL}) {
     check_copies(model.get(), kv_type);
     check_marks(model.get(), kv_type);
   }
