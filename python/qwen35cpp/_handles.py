@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._native import check, ffi, lib, text, type_name
 from .errors import InvalidArgument
@@ -64,10 +64,19 @@ def _progress(report: Callable[[int, int], None] | None) -> Any:
     return ffi.callback("qwen35_progress", note)
 
 
+class SessionNeeds(NamedTuple):
+    """Bytes of memory that a session takes."""
+
+    token_bytes: int  # keys and values of a token
+    kv: int  # of the whole context
+    state: int
+    scratch: int  # shared by all sessions of a model
+
+
 class Model:
     """An opened model: immutable, used by any number of threads until closed."""
 
-    def __init__(self, path: bytes, **params: int | None) -> None:
+    def __init__(self, path: bytes, **params: float | None) -> None:
         filled = _params("qwen35_model_params", lib.qwen35_model_defaults, params)
         out = ffi.new("qwen35_model **")
         check(lib.qwen35_model_open(path, filled, out))
@@ -82,6 +91,13 @@ class Model:
         values["tied_embeddings"] = bool(raw.tied_embeddings)
         values["matrix_type"] = type_name(raw.matrix_type)
         return ModelInfo(**values)
+
+    def estimate(self, n_threads: int | None = None, **params: int | None) -> SessionNeeds:
+        """What a session with these parameters will take of memory."""
+        filled = _params("qwen35_session_params", lib.qwen35_session_defaults, params)
+        out = ffi.new("qwen35_session_needs *")
+        check(lib.qwen35_session_estimate(self.pointer, n_threads or 0, filled, out))
+        return SessionNeeds(out.token_bytes, out.kv, out.state, out.scratch)
 
     def close(self) -> None:
         """Frees the model; its sessions must be closed."""

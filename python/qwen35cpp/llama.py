@@ -19,7 +19,7 @@ from ._engine import Engine
 from ._generate import Request, TextStream, generate
 from ._handles import KV_TYPES, Model, Outputs
 from ._handles import Session as NativeSession
-from ._memory import default_cache
+from ._load import fitting, rope_factor
 from ._native import version
 from ._prefix.fingerprint import fingerprint
 from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._completion import CompletionOptions
+    from ._load import RopeScaling
     from ._prefix.disk import DiskCache
     from .session import Session, Snapshot
     from .vision import Budget, Picture, PicturePrompt, Preset, Source
@@ -55,6 +56,8 @@ class LoadOptions(TypedDict, total=False):
     prefix_cache: bool
     prefix_cache_bytes: int | None
     cache_dir: str | os.PathLike[str] | None
+    memory_limit: int | None
+    rope_scaling: RopeScaling
     mmproj: str | os.PathLike[str] | None
     verbose: bool
 
@@ -96,6 +99,11 @@ class Llama(ChatMethods):
             size is dropped first. None: 512 MiB, or a sixteenth of the machine's memory if less.
         cache_dir: a folder where states that took long to compute are kept as well, so that system
             prompts and tools are known after a restart. Files of 4 GiB at most, the oldest go.
+        memory_limit: bytes that the model may take with `n_parallel` full contexts and the prefix
+            cache. kv_type="auto" and n_ctx=None then choose what fits; what cannot fit is refused.
+        rope_scaling: "yarn" stretches the context four times, to 1,010,000 tokens and more; a
+            mapping such as {"rope_type": "yarn", "factor": 2.0} by another factor. Short texts lose
+            a little precision, so that it is off unless asked for.
         mmproj: the vision tower's file. None looks for `mmproj-NAME.gguf` (or the only mmproj file)
             beside the model, then inside the model's own file, when the first picture comes.
         verbose: accepted for compatibility; the engine never prints.
@@ -117,6 +125,8 @@ class Llama(ChatMethods):
         prefix_cache: bool = True,
         prefix_cache_bytes: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        memory_limit: int | None = None,
+        rope_scaling: RopeScaling = None,
         mmproj: str | os.PathLike[str] | None = None,
         verbose: bool = False,  # noqa: ARG002
         **ignored: object,
@@ -131,20 +141,29 @@ class Llama(ChatMethods):
         self.seed = seed
         mmap = None if use_mmap is None else int(use_mmap)
         model = Model(
-            _existing(model_path), n_threads=n_threads, use_mmap=mmap, vocab_only=int(vocab_only)
+            _existing(model_path),
+            n_threads=n_threads,
+            use_mmap=mmap,
+            vocab_only=int(vocab_only),
+            rope_factor=rope_factor(rope_scaling),
         )
-
-        stored = kv_type
-        if kv_type == "auto":
-            stored = "f32" if model.info.matrix_type == "F32" else "f16"
-        identity = functools.partial(fingerprint, Path(os.fsdecode(model_path)), stored, version())
-        settings = {"n_ctx": n_ctx, "n_batch": n_batch, "kv_type": KV_TYPES[kv_type]}
+        try:
+            sizes = fitting(
+                model, n_ctx, kv_type, n_batch, n_parallel, prefix_cache_bytes, memory_limit
+            )
+        except BaseException:
+            model.close()
+            raise
+        settings = {"n_ctx": sizes.n_ctx, "n_batch": n_batch, "kv_type": KV_TYPES[sizes.kv_type]}
+        identity = functools.partial(
+            fingerprint, Path(os.fsdecode(model_path)), sizes.kv_type, rope_scaling, version()
+        )
         self._engine = Engine(
             model,
             None if vocab_only else (lambda: NativeSession(model, **settings)),
             n_parallel=n_parallel,
             prefix_cache=prefix_cache,
-            prefix_bytes=default_cache() if prefix_cache_bytes is None else prefix_cache_bytes,
+            prefix_bytes=sizes.cache,
             fingerprint=identity,
             disk=None if cache_dir is None else _disk_cache(cache_dir, identity()),
             batch=n_batch or 512,

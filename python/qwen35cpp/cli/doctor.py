@@ -6,11 +6,10 @@ import argparse
 import os
 import platform
 import struct
-import sys
-from pathlib import Path
 from typing import Any
 
 from .. import _native
+from .._memory import memory
 from ._common import Commands, human_bytes, print_json
 
 # Tensor bytes without the multi-token-prediction layer, from the shapes of the four models.
@@ -62,31 +61,6 @@ def _usable_cores() -> int:
 def _need(size: str, kind: str) -> int:
     per_token, state = _CACHE.get(size, _LARGE_CACHE)
     return _WEIGHTS[size][kind] + per_token * _CONTEXT + state + _WORKING
-
-
-def memory() -> tuple[int, int]:
-    """Bytes of memory in total and available to this process; 0 where unknown."""
-    total, available = 0, 0
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        total = 1024 * int(fields["MemTotal"].split()[0])
-        available = 1024 * int(fields.get("MemAvailable", fields["MemFree"]).split()[0])
-    elif sys.platform != "win32":
-        total = available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit, used = _group_limit()
-    return (min(total, limit), min(available, limit - used)) if limit else (total, available)
-
-
-def _group_limit() -> tuple[int, int]:
-    """The memory limit of a container and what it uses; 0, 0 without one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return 0, 0
-    return (int(limit), used) if limit.isdigit() else (0, 0)
 
 
 def _print(report: dict[str, Any]) -> None:
