@@ -11,6 +11,7 @@ log-probabilities that differ in any bit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import sys
 import time
@@ -167,11 +168,16 @@ def main() -> None:
         opened(n_ctx=8192, n_threads=1, kv_type=args.kv, prefix_cache=False) as cold,
     ):
         groups = -(-args.conversations // AT_ONCE)
-        figures = run(
-            warm, cold, random.Random(args.seed), groups, args.turns,
-            report=lambda now: print(f"\r{now.turns} turns", end="", file=sys.stderr, flush=True),
-        )  # fmt: skip
-    print("\n" + figures.table())
+        last = Figures()
+
+        def report(now: Figures) -> None:
+            nonlocal last
+            last = now
+            print(f"\r{now.turns} turns", end="", file=sys.stderr, flush=True)
+
+        with contextlib.suppress(KeyboardInterrupt):
+            run(warm, cold, random.Random(args.seed), groups, args.turns, report=report)
+    print("\n" + last.table())
 
 
 if __name__ == "__main__":

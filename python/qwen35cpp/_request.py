@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from ._engine import Engine
 from ._generate import Request
@@ -19,13 +19,7 @@ Stop = str | bytes | Sequence[str | bytes] | None
 Progress = Callable[[int, int], None]
 
 
-class ChatOptions(TypedDict, total=False):
-    """The options that `Llama.chat` shares with `Llama.generate`, where they are explained.
-
-    Three differ in a chat: sampling starts from what the model's card recommends for thinking or
-    not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's.
-    """
-
+class _Options(TypedDict, total=False):
     max_tokens: int | None
     sampling: Sampling | None
     temperature: float | None
@@ -45,7 +39,19 @@ class ChatOptions(TypedDict, total=False):
     progress: Progress | None
 
 
-class GenerateOptions(ChatOptions, total=False):
+class ChatOptions(_Options, total=False):
+    """The options that `Llama.chat` shares with `Llama.generate`, where they are explained.
+
+    Three differ in a chat: sampling starts from what the model's card recommends for thinking or
+    not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's. One
+    is of chats alone: `overflow="drop"` lets a conversation that is too long for the context lose
+    its oldest turns, but not its system prompt nor its last question; by default it is an error.
+    """
+
+    overflow: Literal["error", "drop"]
+
+
+class GenerateOptions(_Options, total=False):
     """The optional arguments of `Llama.generate`."""
 
     special: bool

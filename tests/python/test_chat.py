@@ -502,3 +502,24 @@ def test_run_tools_of_the_class(tiny: Llama) -> None:
         tiny.run_tools(ASK, [get_weather], max_steps=0)
     with pytest.raises(InvalidArgument, match="no functions"):
         tiny.run_tools(ASK, [])
+
+
+def test_a_conversation_that_is_too_long_loses_its_oldest_turns(tiny: Llama) -> None:
+    talk = [{"role": "system", "content": "Be brief."}]
+    for i in range(60):
+        talk += [{"role": "user", "content": f"Question {i}? " * 9}]
+        talk += [{"role": "assistant", "content": f"Answer {i}."}]
+    talk += [{"role": "user", "content": "And the last one?"}]
+    options: dict[str, Any] = {"max_tokens": 4, "temperature": 0}
+    with pytest.raises(ContextTooLong):
+        tiny.chat(talk, **options)
+    answer = tiny.chat(talk, overflow="drop", **options)
+    kept = answer.messages
+    assert kept[0] == talk[0]
+    assert kept[1]["role"] == "user"
+    assert kept[1:-1] == talk[-len(kept[1:-1]) :]
+    assert tiny.n_ctx() // 2 < answer.usage.prompt_tokens <= (tiny.n_ctx() - 4) * 3 // 4
+    short = tiny.chat(talk[-3:], overflow="drop", **options)
+    assert short.messages[:-1] == talk[-3:]
+    with pytest.raises(InvalidArgument, match="overflow"):
+        tiny.chat("x", overflow="shift")  # type: ignore[call-overload]

@@ -41,7 +41,7 @@ class Timeline:
         """The tokens that the session stands behind."""
         return self.held[: self._session.position]
 
-    def copy_entries(self, first: int, n: int) -> bytearray:
+    def copy_entries(self, first: int, n: int) -> Buffer:
         """The entries of n tokens. Others may ask, also while the session reads further tokens."""
         return self._session.export_entries(first, n)
 
@@ -287,7 +287,7 @@ class Timeline:
             node = self.tree.add(tokens, None)
             for each in node.path():
                 if each.entries is None and each.holder is None and each.file is None:
-                    each.entries = entries[each.start * size : each.end * size]
+                    each.entries = memoryview(entries)[each.start * size : each.end * size]
             if node.snapshot is None:
                 node.snapshot, node.logits = snapshot, header.logits
                 node.drawn = bool(header.notes.get("drawn"))

@@ -17,7 +17,7 @@ from .._handles import Buffer
 class Holder(Protocol):
     """Who has the entries of a node in its caches."""
 
-    def copy_entries(self, first: int, n: int) -> bytearray:
+    def copy_entries(self, first: int, n: int) -> Buffer:
         """The entries of n tokens from `first` on."""
 
 

@@ -102,9 +102,9 @@ class ChatMethods:
         has room: when its budget is spent, when it repeats itself without end, and at the latest
         when a quarter of the tokens to generate, at most 1024, is left.
 
-        The engine goes on from what it read before only while a conversation grows at its end. That
-        is so while tools are called; a new question drops the thoughts before it, also empty ones,
-        as the models were trained, and the conversation is read again.
+        Of a conversation that was read before, only what is new is read. A new question drops the
+        thoughts before it, also empty ones, as the models were trained, so that the answer before
+        it is read once more.
 
         Args:
             prompt: a question, or messages in OpenAI's shape: {"role": ..., "content": ...}.

@@ -11,6 +11,7 @@ from ..errors import InvalidArgument
 from ..sampling import recommended
 from .conversation import ChatRequest, ChatStream, answer
 from .messages import Medium, Message, checked_list
+from .overflow import drop_turns, room_for_prompt
 from .render import Expand, Rendered, as_given, render
 from .tools import Tool, parameters_of, tool_schemas
 from .vocabulary import THINK, Vocabulary, thinks_by_default
@@ -116,13 +117,20 @@ class ChatModel:
         if forced_call is not None:
             _check_forced(forced_call, parameters_of(schemas))
         rest = dict(options)
-        rendered = self.render(
-            messages,
-            tools=schemas,
-            thinking=think,
-            add_vision_id=add_vision_id,
-            expand=self._expand(rest.pop("budget", "default")),
-        )
+        expand = self._expand(rest.pop("budget", "default"))
+
+        def rendered_of(some: Sequence[Message]) -> Rendered:
+            return self.render(
+                some, tools=schemas, thinking=think, add_vision_id=add_vision_id, expand=expand
+            )
+
+        rendered = rendered_of(messages)
+        overflow = rest.pop("overflow", "error")
+        if overflow not in ("error", "drop"):
+            raise InvalidArgument(f"overflow must be 'error' or 'drop', not {overflow!r}")
+        if overflow == "drop":
+            room = room_for_prompt(self._engine.n_ctx, rest.get("max_tokens"))
+            messages, rendered = drop_turns(messages, rendered, rendered_of, room)
         bias = dict(rest.pop("logit_bias", None) or {})
         if not rendered.thinking:
             bias[self._vocabulary.id(THINK)] = float("-inf")
