@@ -22,6 +22,7 @@ DECLARATION = re.compile(r"QWEN35_API\s+([\w ]+?[\s*]+)(qwen35_\w+)\(([^)]*)\);"
 MAY_BE_NULL = {
     "qwen35_model_open": {"params"},
     "qwen35_session_create": {"params"},
+    "qwen35_session_estimate": {"params"},
     "qwen35_session_eval": {"outputs", "progress", "user"},
     "qwen35_session_eval_picture": {"progress", "user"},
     "qwen35_vision_encode": {"second", "progress", "user"},

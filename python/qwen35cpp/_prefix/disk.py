@@ -17,6 +17,7 @@ from . import state_file
 from .tree import Node, Tree
 
 MIN_TOKENS = 64  # fewer are read again faster than a file
+WORTH = 256  # tokens behind another state: snapshots of large models are 50 MB
 _SUFFIX = ".q35state"
 
 
@@ -62,7 +63,10 @@ class DiskCache:
 
     def wants(self, node: Node) -> bool:
         """Whether a node is worth a file: its state took some time to compute."""
-        return node.end >= MIN_TOKENS
+        before = node.parent
+        while before is not None and not before.stored:
+            before = before.parent
+        return node.end >= MIN_TOKENS if before is None else node.end - before.end >= WORTH
 
     def write(self, node: Node, entries: Buffer | None) -> None:
         """Writes a node; without `entries`, those of its old file."""
