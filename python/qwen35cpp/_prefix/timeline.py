@@ -97,7 +97,7 @@ class Timeline:
 
     def _go(self, node: Node) -> bool:
         path, tokens = node.path(), node.all_tokens()
-        common = common_length(self.held, tokens)
+        common = self._shared(path, tokens)
         for each in path:
             lacks_entries = each.end > common and each.entries is None
             if not self._load(each, lacks_entries, each is node and node.snapshot is None):
@@ -112,6 +112,16 @@ class Timeline:
         self._session.restore(node.snapshot)
         self.logits_kept, self._drawn = node.logits, node.drawn
         return True
+
+    def _shared(self, path: Sequence[Node], tokens: Sequence[int]) -> int:
+        """How far the caches hold the very entries of a path.
+
+        The last few tokens of a prompt may have been computed in another order than within a longer
+        one, so only what lies before a boundary counts.
+        """
+        common = common_length(self.held, tokens)
+        ends = (each.end for each in path if each.restorable and not each.drawn)
+        return max((end for end in ends if end <= common), default=0)
 
     def _load(self, node: Node, entries: bool, snapshot: bool) -> bool:
         """Brings entries or snapshot into memory: from another session or from a file."""
