@@ -5,8 +5,6 @@ Nothing here decides anything; see _engine.py for how the objects are used toget
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 Buffer = bytes | bytearray | memoryview  # holding whole bytes, contiguous
-_LARGE = 4 << 20
 
 KV_TYPES = {
     "auto": lib.QWEN35_KV_AUTO,
@@ -32,17 +29,6 @@ KV_TYPES = {
     "q8_0": lib.QWEN35_KV_Q8_0,
     "iq4_nl": lib.QWEN35_KV_IQ4_NL,
 }
-
-
-def memory(length: int) -> memoryview:
-    """Zeros, in huge pages where the system has them: snapshots and entries are large."""
-    if length < _LARGE:
-        return memoryview(bytearray(length))
-    area = mmap.mmap(-1, length)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # advice only
-            area.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(area)
 
 
 def _params(kind: str, defaults: Any, values: Mapping[str, Any]) -> Any:
@@ -206,9 +192,9 @@ class Session:
         call = (self.pointer, values, *grid, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval_picture(*call))
 
-    def snapshot(self) -> memoryview:
+    def snapshot(self) -> bytearray:
         """What cannot be cut back: recurrent state, position, kept logits; not the caches."""
-        out = memory(lib.qwen35_session_snapshot_bytes(self.pointer))
+        out = bytearray(lib.qwen35_session_snapshot_bytes(self.pointer))
         check(lib.qwen35_session_snapshot(self.pointer, ffi.from_buffer(out), len(out)))
         return out
 
@@ -227,9 +213,9 @@ class Session:
         """Bytes of one token's entries in all caches."""
         return int(lib.qwen35_session_token_bytes(self.pointer))
 
-    def export_entries(self, first: int, n: int) -> memoryview:
+    def export_entries(self, first: int, n: int) -> bytearray:
         """The cache entries of n tokens from `first` on, [n, token_bytes]."""
-        out = memory(n * self.token_bytes)
+        out = bytearray(n * self.token_bytes)
         check(lib.qwen35_session_export(self.pointer, first, n, ffi.from_buffer(out), len(out)))
         return out
 
@@ -309,7 +295,7 @@ class Outputs:
         logits: Floats | None = None,
         hidden: Floats | None = None,
         hidden_sum: Floats | None = None,
-        snapshots: Mapping[int, memoryview] | None = None,
+        snapshots: Mapping[int, bytearray] | None = None,
     ) -> None:
         self.struct = ffi.new("qwen35_outputs *")
         self.struct.struct_size = ffi.sizeof("qwen35_outputs")

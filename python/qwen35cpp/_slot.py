@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
-from ._handles import Outputs, Sampler, Session, memory
+from ._handles import Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
 from ._prefix import Markers, Plan, Timeline, Tree
 from ._prefix.tree import common_length
@@ -176,7 +176,7 @@ class Slot:
     ) -> None:
         """Evaluates a part of a prompt, and takes the snapshots that are due on the way."""
         session, places = self.session, sorted(keep)
-        marks = {at - start: memory(session.state_bytes) for at in places}
+        marks = {at - start: bytearray(session.state_bytes) for at in places}
         want = None if logits else bytes(end - start)
         outputs = Outputs(want=want, snapshots=marks)
 

@@ -361,3 +361,18 @@ def test_the_state_behind_eval_is_saved_and_loaded() -> None:
         llm.load_state(state)
         assert llm.n_tokens == state.n_tokens == len(ids)
         assert llm.eval(ids[:3]).tobytes() == expected
+
+
+def test_the_last_tokens_of_a_prompt_are_not_taken_for_those_of_a_longer_one() -> None:
+    with Llama.tiny(n_ctx=1024, n_threads=1, n_batch=64) as llm:
+        ids = llm.tokenize("The small dog ran over the hill and saw a tree. " * 40)[:420]
+        session = llm._engine.slots[0].session
+        llm.generate(ids, max_tokens=1, ignore_eos=True)
+        expected = bytes(session.export_entries(0, 400))
+        llm.generate(
+            ids[: 4 * 64 + 3], max_tokens=1, ignore_eos=True
+        )  # the last three are computed on their own
+        assert bytes(session.export_entries(0, 259)) != expected[: 259 * session.token_bytes]
+        answer = llm.generate(ids, max_tokens=1, ignore_eos=True)
+        assert answer.usage.cached_tokens > 300
+        assert bytes(session.export_entries(0, 400)) == expected

@@ -117,7 +117,9 @@ class Plan:
             if place - last >= SPARSE or place in chosen:
                 chosen.add(place)
                 last = place
-        chosen.add(parting if parting < self._n or wanted else self._n)
+        chosen.add(parting)
+        if not wanted:
+            chosen.add(self._n)
         return {place for place in map(self._on_grid, chosen) if place > known}
 
     def _on_grid(self, position: int) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._handles import Buffer, memory
+from .._handles import Buffer
 from ..errors import StateInvalid
 
 MAGIC = b"Q35STATE"
@@ -128,15 +128,15 @@ def _parsed(path: Path, fields: Any, offset: int, size: int) -> Header:
     return Header(path, str(fields["model"]), start, bool(fields["logits"]), notes, places)
 
 
-def read_section(header: Header, name: str) -> memoryview:
+def read_section(header: Header, name: str) -> bytearray:
     """One section, its checksum compared."""
     offset, length, crc = header.places[name]
-    data = memory(length)
-    found = 0
+    data = bytearray(length)
+    view, found = memoryview(data), 0
     with header.path.open("rb", buffering=0) as file:
         file.seek(offset)
         for first in range(0, length, _PIECE):
-            piece = data[first : first + _PIECE]
+            piece = view[first : first + _PIECE]
             if file.readinto(piece) != len(piece):
                 raise StateInvalid(f"{header.path} became shorter while it was read")
             found = zlib.crc32(piece, found)
