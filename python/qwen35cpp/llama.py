@@ -80,8 +80,8 @@ class Llama(ChatMethods):
     long text), and a prompt goes on from the last one that it has in common with those before it.
     The results are the same to the last bit as those of a prompt read from its start; only behind
     tokens that were drawn, as in a loop of tools, or where a text goes on at the very end of the
-    prompt before, the engine may round differently in the last bits. `prefix_cache=False` reads every
-    prompt from its start.
+    prompt before, the engine may round differently in the last bits. `prefix_cache=False` reads
+    every prompt from its start.
 
     Args:
         model_path: the GGUF file; for a sharded model any of its files.
