@@ -17,7 +17,7 @@ from ._bundled import tiny_path
 from ._compat import warn_ignored
 from ._engine import Engine
 from ._generate import Request, TextStream, generate
-from ._handles import KV_TYPES, Model, Outputs
+from ._handles import DRAFTS, KV_TYPES, Model, Outputs
 from ._handles import Session as NativeSession
 from ._memory import default_cache
 from ._native import version
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
+Draft = Literal["auto", "off", "mtp", "lookup", "both"]
+
+
 class LoadOptions(TypedDict, total=False):
     """The optional arguments of `Llama`."""
 
@@ -55,6 +58,7 @@ class LoadOptions(TypedDict, total=False):
     prefix_cache: bool
     prefix_cache_bytes: int | None
     cache_dir: str | os.PathLike[str] | None
+    draft: Draft
     mmproj: str | os.PathLike[str] | None
     verbose: bool
 
@@ -96,6 +100,10 @@ class Llama(ChatMethods):
             size is dropped first. None: 512 MiB, or a sixteenth of the machine's memory if less.
         cache_dir: a folder where states that took long to compute are kept as well, so that system
             prompts and tools are known after a restart. Files of 4 GiB at most, the oldest go.
+        draft: where drafts come from: tokens that are guessed, and then checked several at once,
+            which changes the speed and never the answer. "mtp" is the model's own layer for it,
+            "lookup" what followed the last words earlier in the text; "both"; "auto", what the file
+            has; or "off". What does not pay on this machine and in this text is left alone.
         mmproj: the vision tower's file. None looks for `mmproj-NAME.gguf` (or the only mmproj file)
             beside the model, then inside the model's own file, when the first picture comes.
         verbose: accepted for compatibility; the engine never prints.
@@ -117,6 +125,7 @@ class Llama(ChatMethods):
         prefix_cache: bool = True,
         prefix_cache_bytes: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        draft: Draft = "auto",
         mmproj: str | os.PathLike[str] | None = None,
         verbose: bool = False,  # noqa: ARG002
         **ignored: object,
@@ -124,6 +133,9 @@ class Llama(ChatMethods):
         warn_ignored("Llama", ignored)
         if kv_type not in KV_TYPES:
             raise InvalidArgument(f"kv_type must be one of {', '.join(KV_TYPES)}, not {kv_type!r}")
+        if draft != "auto" and draft not in DRAFTS:
+            known = ", ".join(["auto", *DRAFTS])
+            raise InvalidArgument(f"draft must be one of {known}, not {draft!r}")
         if n_parallel < 1:
             raise InvalidArgument(f"n_parallel must be at least 1, not {n_parallel}")
         find_tower = _tower_finder(model_path, mmproj)
@@ -133,12 +145,19 @@ class Llama(ChatMethods):
         model = Model(
             _existing(model_path), n_threads=n_threads, use_mmap=mmap, vocab_only=int(vocab_only)
         )
-
+        if draft == "auto":
+            draft = "both" if model.info.n_mtp_layer else "lookup"
         stored = kv_type
         if kv_type == "auto":
             stored = "f32" if model.info.matrix_type == "F32" else "f16"
-        identity = functools.partial(fingerprint, Path(os.fsdecode(model_path)), stored, version())
-        settings = {"n_ctx": n_ctx, "n_batch": n_batch, "kv_type": KV_TYPES[kv_type]}
+        kinds = f"{stored} mtp" if draft in ("mtp", "both") else stored
+        identity = functools.partial(fingerprint, Path(os.fsdecode(model_path)), kinds, version())
+        settings = {
+            "n_ctx": n_ctx,
+            "n_batch": n_batch,
+            "kv_type": KV_TYPES[kv_type],
+            "draft": DRAFTS[draft],
+        }
         self._engine = Engine(
             model,
             None if vocab_only else (lambda: NativeSession(model, **settings)),
