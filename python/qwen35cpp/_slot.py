@@ -240,7 +240,7 @@ class Slot:
             with self._session_lock:
                 timeline.advancing()
             try:
-                if len(tokens) <= 1:
+                if len(tokens) == 1:
                     evaluate(None)
                 else:
                     _interrupt.run(evaluate, session.cancel, progress)
@@ -274,6 +274,9 @@ class Slot:
             with self._alive, self._session_lock:
                 drawn.extend(session.decode(tokens, sampler, stop_tokens, most))
 
+        if not tokens:
+            evaluate()
+            return drawn
         self._advance(tokens, evaluate, None, drawn=True)
         with self.timeline() as timeline:
             timeline.advanced([token for token, _logprob in drawn[:-1]], drawn=True)
@@ -289,7 +292,8 @@ class Slot:
     def prepare_drafts(self) -> None:
         """Lets drafts be looked up in what was evaluated."""
         with self.timeline() as timeline:
-            self.session.draft_context(timeline.tokens)
+            # The ids of pictures are wider than those of words.
+            self.session.draft_context([max(token, -1) for token in timeline.tokens])
 
     def draft_statistics(self) -> DraftStatistics:
         """What was drafted since the session was opened."""
