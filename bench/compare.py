@@ -27,7 +27,7 @@ def measure_ours(path: str, prompt: list[int], new: int, threads: int) -> tuple[
 
     from qwen35cpp import Llama
 
-    with Llama(path, n_ctx=len(prompt) + new + 8, n_threads=threads) as llm:
+    with Llama(path, n_ctx=len(prompt) + new + 8, n_threads=threads, draft="off") as llm:
         llm.eval(prompt[:16])  # touches the weights once, as the peer's load does
         llm.reset()
         start = time.perf_counter()

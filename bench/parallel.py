@@ -29,7 +29,7 @@ def decode(model: _handles.Model, streams: int, tokens: int) -> float:
         session.eval(list(range(1, PROMPT + 1)))
         barrier.wait()
         for _ in range(tokens):
-            token, _logprob = session.sample(greedy)
+            ((token, _logprob),) = session.decode([], greedy, [], 1)
             session.eval([token])
         barrier.wait()
 

@@ -13,6 +13,19 @@ using q35::kOk;
 using q35::refuse_null;
 using q35::Status;
 
+namespace {
+
+Status check_vocabulary(const char *call, const qwen35_session &session,
+                        const qwen35_sampler &sampler) {
+  const uint32_t n_vocab = session.model->config.n_vocab;
+  if (sampler.sampler.n_vocab() == static_cast<int32_t>(n_vocab)) return kOk;
+  return fail(QWEN35_ERROR_ARGUMENT,
+              "%s: the sampler is for a vocabulary of %d, the session's is %u", call,
+              sampler.sampler.n_vocab(), n_vocab);
+}
+
+}  // namespace
+
 void qwen35_session_defaults(qwen35_session_params *params) {
   if (params == nullptr) return;
   *params = {};
@@ -30,6 +43,10 @@ Status check_session_params(const qwen35_session_params **params, qwen35_session
     return fail(QWEN35_ERROR_ARGUMENT,
                 "kv_type: expected 0 (auto), 1 (f32), 2 (f16), 3 (q8_0) or 4 (iq4_nl), found %d",
                 (*params)->kv_type);
+  }
+  if ((*params)->draft > (QWEN35_DRAFT_MTP | QWEN35_DRAFT_LOOKUP | QWEN35_DRAFT_ALWAYS)) {
+    return fail(QWEN35_ERROR_ARGUMENT, "draft: expected a sum of QWEN35_DRAFT_*, found %u",
+                (*params)->draft);
   }
   return kOk;
 }
@@ -125,7 +142,8 @@ qwen35_status qwen35_session_estimate(const qwen35_model *model, int32_t n_threa
 
 void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, uint64_t *committed) {
   if (session == nullptr) return;
-  const uint64_t scratch = session->model->batcher.scratch_bytes();
+  const uint64_t scratch =
+      session->model->batcher.scratch_bytes() + session->drafter.scratch_bytes();
   if (reserved != nullptr) *reserved = session->state.reserved_bytes() + scratch;
   if (committed != nullptr) *committed = session->state.committed_bytes() + scratch;
 }
@@ -138,11 +156,11 @@ uint64_t qwen35_session_state_bytes(const qwen35_session *session) {
   return session == nullptr ? 0 : q35::state_bytes(*session);
 }
 
-qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out, uint64_t bytes) {
+qwen35_status qwen35_session_snapshot(qwen35_session *session, void *out, uint64_t bytes) {
   clear_error();
   if (session == nullptr) return refuse_null("qwen35_session_snapshot", "session");
   if (out == nullptr) return refuse_null("qwen35_session_snapshot", "out");
-  return q35::take_snapshot(*session, out, bytes);
+  return q35::take_snapshot(session, out, bytes);
 }
 
 qwen35_status qwen35_session_restore(qwen35_session *session, const void *snapshot,
@@ -179,14 +197,63 @@ qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sam
   if (session == nullptr) return refuse_null("qwen35_session_sample", "session");
   if (sampler == nullptr) return refuse_null("qwen35_session_sample", "sampler");
   if (out == nullptr) return refuse_null("qwen35_session_sample", "out");
-  if (sampler->sampler.n_vocab() != static_cast<int32_t>(session->kept_logits.size())) {
-    return fail(
-        QWEN35_ERROR_ARGUMENT,
-        "qwen35_session_sample: the sampler is for a vocabulary of %d, the session's is %zu",
-        sampler->sampler.n_vocab(), session->kept_logits.size());
-  }
+  Q35_TRY(check_vocabulary("qwen35_session_sample", *session, *sampler));
   if (!session->has_logits) {
     return fail(QWEN35_ERROR_ARGUMENT, "no logits to sample from: evaluate tokens first");
   }
-  return sampler->sampler.sample(session->kept_logits.data(), out);
+  return sampler->sampler.sample(session->kept(), out);
+}
+
+qwen35_status qwen35_session_decode(qwen35_session *session, const int32_t *tokens, size_t n,
+                                    qwen35_sampler *sampler, const int32_t *stop_tokens,
+                                    size_t n_stop, qwen35_sample *out, size_t max, size_t *n_out) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_decode", "session");
+  if (tokens == nullptr && n != 0) return refuse_null("qwen35_session_decode", "tokens");
+  if (sampler == nullptr) return refuse_null("qwen35_session_decode", "sampler");
+  if (stop_tokens == nullptr && n_stop != 0) {
+    return refuse_null("qwen35_session_decode", "stop_tokens");
+  }
+  if (out == nullptr) return refuse_null("qwen35_session_decode", "out");
+  if (n_out == nullptr) return refuse_null("qwen35_session_decode", "n_out");
+  if (max == 0) return fail(QWEN35_ERROR_ARGUMENT, "qwen35_session_decode: max is 0");
+  Q35_TRY(check_vocabulary("qwen35_session_decode", *session, *sampler));
+  return session->decode(tokens, n, &sampler->sampler, stop_tokens, n_stop, out, max, n_out);
+}
+
+qwen35_status qwen35_session_take_back(qwen35_session *session, qwen35_sampler *sampler, size_t n) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_take_back", "session");
+  if (sampler == nullptr) return refuse_null("qwen35_session_take_back", "sampler");
+  return session->take_back(&sampler->sampler, n);
+}
+
+qwen35_status qwen35_session_draft_context(qwen35_session *session, const int32_t *tokens,
+                                           size_t n) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_draft_context", "session");
+  if (tokens == nullptr && n != 0) return refuse_null("qwen35_session_draft_context", "tokens");
+  const uint32_t n_vocab = session->model->config.n_vocab;
+  for (size_t i = 0; i < n; i++) {
+    if (tokens[i] >= 0 && static_cast<uint32_t>(tokens[i]) >= n_vocab) {
+      return fail(QWEN35_ERROR_ARGUMENT,
+                  "token %zu: expected an id below %u, or a negative number, found %d", i, n_vocab,
+                  tokens[i]);
+    }
+  }
+  return session->drafter.set_text(tokens, n);
+}
+
+void qwen35_session_draft_statistics(const qwen35_session *session, qwen35_draft_stats *out) {
+  if (session != nullptr && out != nullptr) *out = session->drafter.stats;
+}
+
+qwen35_status qwen35_session_impose_acceptance(qwen35_session *session, const float *chances,
+                                               size_t n) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_impose_acceptance", "session");
+  if (chances == nullptr && n != 0) {
+    return refuse_null("qwen35_session_impose_acceptance", "chances");
+  }
+  return session->drafter.impose(chances, n);
 }

@@ -54,7 +54,8 @@ struct AttentionArgs {
   uint32_t position;  // of the first token; the cache holds this many entries
   uint32_t n_head, n_head_kv, head_dim, n_rot;
   float eps;
-  float *q;  // [n, n_head * 2 * head_dim] query and gate interleaved per head; overwritten
+  float *q;  // [n, n_head * 2 * head_dim] query and gate interleaved per head; overwritten. Null:
+             // keys and values are only appended to the cache
   float *k;  // [n, n_head_kv * head_dim]; overwritten
   float *v;  // [n, n_head_kv * head_dim]; overwritten
   const float *q_norm, *k_norm;  // [head_dim]
@@ -80,10 +81,25 @@ inline float *kv_scale(const AttentionArgs &a, void *cache, uint32_t kv_head, ui
   return scales + static_cast<uint64_t>(kv_head) * a.capacity + position;
 }
 
+// What drafted tokens would do to the state of a layer. [rows, ...], a row for each of them.
+struct DeltaLog {
+  float *conv;   // [rows, channels] raw columns
+  float *k;      // [rows, k_heads * head_dim] convolved and normalised keys
+  float *delta;  // [rows, v_heads * head_dim]
+  float *decay;  // [rows, v_heads]
+};
+
 // Gated DeltaNet mixer of one layer: convolution, delta rule and gated norm.
+//
+// The last n_drafts of the n tokens, which may turn out wrong, see a state that the others left but
+// do not change it: they are written to the log. The next call, or one with n = 0, is told how many
+// of them turned out right and applies those first, to the same bits as if they had been no drafts.
 struct DeltaNetArgs {
   uint32_t n;
-  uint32_t position;
+  uint32_t n_drafts;  // < n; more than 0 only when n <= kGemvMaxCols
+  uint32_t n_logged;  // tokens of the log to apply
+  DeltaLog log;       // not used when n_drafts and n_logged are 0
+  uint32_t position;  // of the first of the n tokens
   uint32_t k_heads, v_heads, head_dim;
   float eps;
   const float *qkv;    // [n, channels]: q heads, k heads, v heads; channels = (2 k + v heads) * dim

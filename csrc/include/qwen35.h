@@ -178,11 +178,20 @@ enum {
   QWEN35_KV_IQ4_NL = 4
 };
 
+/* Sources of drafts. MTP: the model's multi-token-prediction layer; ERROR_ARGUMENT when the file
+ * has none. LOOKUP: what followed the last tokens before, see qwen35_session_draft_context(). */
+enum {
+  QWEN35_DRAFT_MTP = 1,
+  QWEN35_DRAFT_LOOKUP = 2,
+  QWEN35_DRAFT_ALWAYS = 4 /* as many as possible even if that takes longer: for tests */
+};
+
 typedef struct qwen35_session_params {
   uint32_t struct_size;
   uint32_t n_ctx;   /* tokens; 0: the model's native context. Reserved, committed as it fills */
   uint32_t n_batch; /* tokens evaluated at once in prefill, 8 to 8192; 0: 512. Bounds the scratch */
   int32_t kv_type;  /* QWEN35_KV_*; AUTO is F32 for files of F32 matrices, else F16 */
+  uint32_t draft;   /* QWEN35_DRAFT_* together: where qwen35_session_decode() takes drafts from */
 } qwen35_session_params;
 
 /* Where the results of qwen35_session_eval() go. Rows are in token order. Zero it and set
@@ -264,7 +273,7 @@ QWEN35_API uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session)
 /* The same without logits, as snapshots on the way are. */
 QWEN35_API uint64_t qwen35_session_state_bytes(const qwen35_session *session);
 /* Copies state, position and kept logits to `out` of exactly snapshot_bytes. */
-QWEN35_API qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out,
+QWEN35_API qwen35_status qwen35_session_snapshot(qwen35_session *session, void *out,
                                                  uint64_t bytes);
 /* Goes to where the snapshot was taken. The session must hold entries for every token before that
  * position, evaluated or imported; that they are the right ones is the caller's business. Entries
@@ -378,6 +387,50 @@ QWEN35_API qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const fl
  * or when the sampler was created for a model with another size of vocabulary. */
 QWEN35_API qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sampler,
                                                qwen35_sample *out);
+
+/* ---- decoding with drafts ------------------------------------------------------------------- */
+
+/* Evaluates n tokens, as qwen35_session_eval(), and draws those that follow, 1 to `max`: with
+ * n == 0 from the logits that are kept. After a single token, drafts of the sources in
+ * qwen35_session_params.draft are evaluated in the same pass as long as that saves time, and drawn
+ * tokens are taken from the rows of drafts that were right. Tokens, log-probabilities and seeds are
+ * the same as without drafts. A token of stop_tokens [n_stop] (NULL when n_stop is 0) is the last
+ * one drawn. out: [max]; at most 8 are used. The last token drawn is not evaluated: give it to the
+ * next call. */
+QWEN35_API qwen35_status qwen35_session_decode(qwen35_session *session, const int32_t *tokens,
+                                               size_t n, qwen35_sampler *sampler,
+                                               const int32_t *stop_tokens, size_t n_stop,
+                                               qwen35_sample *out, size_t max, size_t *n_out);
+/* Undoes the last n tokens that the last qwen35_session_decode() drew, with this sampler, as if
+ * they had never been drawn: for a caller that goes on otherwise. Nothing else may have happened to
+ * session and sampler since. */
+QWEN35_API qwen35_status qwen35_session_take_back(qwen35_session *session, qwen35_sampler *sampler,
+                                                  size_t n);
+/* Tells the session the text before the next token, which lookups search: the tokens evaluated,
+ * with any negative number for cells of pictures. qwen35_session_decode() adds what it evaluates.
+ */
+QWEN35_API qwen35_status qwen35_session_draft_context(qwen35_session *session,
+                                                      const int32_t *tokens, size_t n);
+
+/* Sums over the life of the session; taking back does not lower them. */
+typedef struct qwen35_draft_stats {
+  uint64_t drawn;        /* tokens drawn by qwen35_session_decode() */
+  uint64_t drafted;      /* drafts that the model checked */
+  uint64_t accepted;     /* and that were right */
+  uint64_t steps;        /* of the MTP layer */
+  uint64_t passes;       /* over a token and its drafts */
+  double step_seconds;   /* head included */
+  double pass_seconds;   /* output head included */
+  uint64_t rows[8];      /* [i] passes of i + 1 rows */
+  double row_seconds[8]; /* their time */
+} qwen35_draft_stats;
+
+QWEN35_API void qwen35_session_draft_statistics(const qwen35_session *session,
+                                                qwen35_draft_stats *out);
+/* For benchmarks of random weights: from now on draft i of a pass is taken for right with
+ * probability chances[i], whatever the sampler draws. n: 0 to 7; 0 ends it. */
+QWEN35_API qwen35_status qwen35_session_impose_acceptance(qwen35_session *session,
+                                                          const float *chances, size_t n);
 
 /* ---- text stream: tokens to text, with stop strings ---------------------------------------- */
 

@@ -109,8 +109,11 @@ struct Kernels {
                      const float *w, uint64_t w_stride, uint32_t n, float *y);
   // One token of the delta rule on 32 columns of a head's state. state: [d, 32].
   //   state *= decay;  delta = beta * (v - state^T k);  state += k delta^T;  o = state^T q
-  void (*delta_step)(float *state, uint32_t d, const float *q, const float *k, const float *v,
+  // v: [32], overwritten with delta.
+  void (*delta_step)(float *state, uint32_t d, const float *q, const float *k, float *v,
                      float decay, float beta, float *o);
+  // The same change of the state from a delta that is known; the results are equal bit for bit.
+  void (*delta_apply)(float *state, uint32_t d, const float *k, const float *delta, float decay);
   // Online softmax of one row of scores. m, l: running maximum and sum. s becomes exp(s - new m);
   // returns the factor by which earlier accumulations must shrink.
   float (*softmax_step)(float *s, uint32_t n, float *m, float *l);

@@ -11,16 +11,20 @@ constexpr uint64_t kHugePage = 2u << 20;
 constexpr uint32_t kCopyBlock = 64;  // tokens copied at once, so that their bytes stay in the cache
 }  // namespace
 
-Status SequenceState::init(const Config &c, uint32_t capacity, KvType kv_type) {
+Status SequenceState::init(const Config &c, uint32_t capacity, KvType kv_type, bool drafts,
+                           bool mtp) {
   capacity_ = capacity;
   kv_type_ = kv_type;
+  has_mtp_ = mtp;
   cut(0, 0);
-  filled_ = 0;
-  Q35_TRY(index_.resize(c.n_layer));
+  filled_ = n_logged_ = n_trail_ = 0;
+  n_embd_ = mtp ? c.n_embd : 0;
+  Q35_TRY(index_.resize(c.n_layer + 1));
   uint32_t n_attention = 0, n_recurrent = 0;
   for (uint32_t i = 0; i < c.n_layer; i++) {
     index_[i] = c.recurrent[i] ? n_recurrent++ : n_attention++;
   }
+  if (mtp) index_[c.n_layer] = n_attention++;
   const uint64_t entry = c.n_head_kv * kv_row_bytes(kv_type, c.head_dim);
   // Every cache starts on a page of its own, so that an unused part never shares one with a used.
   uint64_t cache = 0, total = 0;
@@ -35,13 +39,23 @@ Status SequenceState::init(const Config &c, uint32_t capacity, KvType kv_type) {
   token_bytes_ = entry * n_caches_;
   conv_floats_ = 4ull * c.conv_channels();
   layer_floats_ = conv_floats_ + static_cast<uint64_t>(c.lin_v_dim()) * c.lin_head_dim;
+  recurrent_floats_ = layer_floats_ * n_recurrent + n_embd_;
+  if (drafts) {
+    log_conv_ = c.conv_channels();
+    log_k_ = c.lin_k_dim();
+    log_delta_ = c.lin_v_dim();
+    log_decay_ = c.lin_v_heads;
+    const uint64_t row = log_conv_ + log_k_ + log_delta_ + log_decay_;
+    Q35_TRY(log_.resize(row * kMaxDrafts * n_recurrent));
+  }
+  if (mtp) Q35_TRY(trail_states_.resize(uint64_t{kTrail} * n_embd_));
   Q35_TRY(Region::allocate(total, false, &cache_));
-  return Region::allocate(layer_floats_ * n_recurrent * sizeof(float), true, &recurrent_);
+  return Region::allocate(recurrent_floats_ * sizeof(float), true, &recurrent_);
 }
 
 void SequenceState::reset() {
   cut(0, 0);
-  filled_ = 0;
+  filled_ = n_logged_ = n_trail_ = 0;
   std::memset(recurrent_.data(), 0, recurrent_.size());
 }
 
@@ -103,8 +117,40 @@ void SequenceState::import_entries(uint32_t first, uint32_t n, const uint8_t *in
   if (filled_ < first + n) filled_ = first + n;
 }
 
+DeltaLog SequenceState::log(uint32_t layer) {
+  if (log_.empty()) return {};
+  const uint64_t row = log_conv_ + log_k_ + log_delta_ + log_decay_;
+  float *conv = log_.data() + index_[layer] * row * kMaxDrafts;
+  float *k = conv + log_conv_ * kMaxDrafts;
+  float *delta = k + log_k_ * kMaxDrafts;
+  return {conv, k, delta, delta + log_delta_ * kMaxDrafts};
+}
+
+void SequenceState::add_trail(const int32_t *tokens, const float *states, uint32_t n) {
+  std::memcpy(trail_tokens_ + n_trail_, tokens, sizeof(int32_t) * n);
+  std::memcpy(trail_states_.data() + uint64_t{n_trail_} * n_embd_, states,
+              sizeof(float) * n * n_embd_);
+  n_trail_ += n;
+}
+
+void SequenceState::copy_hidden(const float *state, void *floats) const {
+  const uint64_t at = (recurrent_floats_ - n_embd_) * sizeof(float);
+  std::memcpy(static_cast<uint8_t *>(floats) + at, state, n_embd_ * sizeof(float));
+}
+
+void SequenceState::clear_trail() {
+  if (n_trail_ == 0) return;
+  const float *last = trail_states_.data() + uint64_t{n_trail_ - 1} * n_embd_;
+  std::memcpy(hidden(), last, sizeof(float) * n_embd_);
+  n_trail_ = 0;
+}
+
+uint64_t SequenceState::reserved_bytes() const {
+  return cache_.size() + recurrent_.size() + draft_bytes();
+}
+
 uint64_t SequenceState::committed_bytes() const {
-  return token_bytes_ * filled_ + recurrent_.size();
+  return reserved_bytes() - cache_.size() + token_bytes_ * filled_;
 }
 
 }  // namespace q35

@@ -80,6 +80,25 @@ Status TextForward::run(const TextModel &model, Backend *backend, const Segment 
   return kOk;
 }
 
+void TextForward::apply_log(const TextModel &model, Backend *backend, SequenceState *state) {
+  const Config &c = model.config;
+  if (state->n_logged() == 0) return;
+  for (uint32_t i = 0; i < c.n_layer; i++) {
+    if (!c.recurrent[i]) continue;
+    DeltaNetArgs args = {};
+    args.n_logged = state->n_logged();
+    args.log = state->log(i);
+    args.position = state->position();
+    args.k_heads = c.lin_k_heads;
+    args.v_heads = c.lin_v_heads;
+    args.head_dim = c.lin_head_dim;
+    args.conv_state = state->conv_state(i);
+    args.state = state->delta_state(i);
+    backend->delta_net(args);
+  }
+  state->set_logged(0);
+}
+
 void TextForward::embed(const Pass &pass) {
   const Config &c = pass.model.config;
   const Rope &rope = pass.model.rope;
@@ -112,14 +131,29 @@ void TextForward::delta_layer(const Pass &pass, uint32_t layer) {
   uint64_t t = 0;
   for (uint32_t i = 0; i < pass.n_segments; i++) {
     const Segment &s = pass.segments[i];
-    uint32_t done = 0;
+    uint32_t done = 0, n_logged = s.state->n_logged();
     const auto advance = [&](uint32_t n) {
-      pass.backend->delta_net({n, s.state->position() + done, c.lin_k_heads, c.lin_v_heads,
-                               c.lin_head_dim, c.rms_eps, qkv + t * c.conv_channels(),
-                               z + t * c.lin_v_dim(), alpha + t * c.lin_v_heads,
-                               beta + t * c.lin_v_heads, pass.model.taps(layer), w.dt_bias, w.a,
-                               w.norm, s.state->conv_state(layer), s.state->delta_state(layer),
+      pass.backend->delta_net({n,
+                               s.n_drafts,
+                               n_logged,
+                               s.state->log(layer),
+                               s.state->position() + done,
+                               c.lin_k_heads,
+                               c.lin_v_heads,
+                               c.lin_head_dim,
+                               c.rms_eps,
+                               qkv + t * c.conv_channels(),
+                               z + t * c.lin_v_dim(),
+                               alpha + t * c.lin_v_heads,
+                               beta + t * c.lin_v_heads,
+                               pass.model.taps(layer),
+                               w.dt_bias,
+                               w.a,
+                               w.norm,
+                               s.state->conv_state(layer),
+                               s.state->delta_state(layer),
                                mixed_.data() + t * c.lin_v_dim()});
+      n_logged = 0;
       done += n;
       t += n;
     };
@@ -181,6 +215,15 @@ void TextForward::hidden_rows(const TextModel &model, Backend *backend, const ui
                 sizeof(float) * c.n_embd);
   }
   backend->add_norm(x, added, model.weights.output_norm, n_rows, c.n_embd, c.rms_eps, hidden);
+}
+
+void TextForward::final_states(const TextModel &model, Backend *backend, uint32_t first, uint32_t n,
+                               float *hidden) {
+  const Config &c = model.config;
+  const uint64_t at = uint64_t{first} * c.n_embd, floats = uint64_t{n} * c.n_embd;
+  std::memcpy(normed_.data(), x_.data() + at, sizeof(float) * floats);  // free after run()
+  backend->add_norm(normed_.data(), added_.data() + at, model.weights.output_norm, n, c.n_embd,
+                    c.rms_eps, hidden);
 }
 
 void TextForward::logits(const TextModel &model, Backend *backend, const float *hidden,

@@ -28,6 +28,8 @@ struct Segment {
   const float *rows;      // [n, n_embd] what the vision tower gave for the cells of a picture
   uint32_t columns;       // of the picture
   uint32_t first_cell;    // cell of the picture that the segment begins with
+  uint32_t n_drafts;      // the last tokens of a text without marks, which may be wrong; see
+                          // DeltaNetArgs
   Marks marks = {};
 };
 
@@ -38,9 +40,10 @@ class TextForward {
   uint64_t scratch_bytes() const;
 
   // Evaluates segments of different sequences, of at most max_tokens together, and appends each to
-  // its state, whose position the caller advances. The rotary position of a picture is that of its
-  // first cell, in all its segments. Stops between layers when *cancel is nonzero, leaving the
-  // recurrent states undefined: ERROR_CANCELLED. cancel may be null.
+  // its state, whose position the caller advances, and whose log the caller sets: to the drafts
+  // that were right. The rotary position of a picture is that of its first cell, in all its
+  // segments. Stops between layers when *cancel is nonzero, leaving the recurrent states undefined:
+  // ERROR_CANCELLED. cancel may be null.
   [[nodiscard]] Status run(const TextModel &model, Backend *backend, const Segment *segments,
                            uint32_t n_segments, const std::atomic<uint32_t> *cancel);
 
@@ -48,9 +51,15 @@ class TextForward {
   // segments. hidden: [n_rows, n_embd].
   void hidden_rows(const TextModel &model, Backend *backend, const uint32_t *rows, uint32_t n_rows,
                    float *hidden);
+  // The same for n tokens from `first` on.
+  void final_states(const TextModel &model, Backend *backend, uint32_t first, uint32_t n,
+                    float *hidden);
   // Logits of rows of hidden states. logits: [n_rows, n_vocab].
   static void logits(const TextModel &model, Backend *backend, const float *hidden, uint32_t n_rows,
                      float *logits);
+
+  // Brings what is logged into the recurrent states.
+  static void apply_log(const TextModel &model, Backend *backend, SequenceState *state);
 
  private:
   // What a run passes on to its layers.

@@ -47,10 +47,23 @@ Status Batcher::reserve(uint32_t max_tokens) {
   Q35_TRY(hidden_.resize(static_cast<uint64_t>(max_tokens) * c.n_embd));
   Q35_TRY(logits_.resize(static_cast<uint64_t>(kGemvMaxCols) * c.n_vocab));
   max_tokens_ = max_tokens;
-  scratch_bytes_.store(backend_.scratch_bytes() + forward_.scratch_bytes() +
+  note_scratch();
+  return kOk;
+}
+
+Status Batcher::reserve_mtp() {
+  const Exclusive threads(this);
+  if (has_mtp_) return kOk;
+  Q35_TRY(mtp_.reserve(model_.config));
+  has_mtp_ = true;
+  note_scratch();
+  return kOk;
+}
+
+void Batcher::note_scratch() {
+  scratch_bytes_.store(backend_.scratch_bytes() + forward_.scratch_bytes() + mtp_.scratch_bytes() +
                            sizeof(float) * (hidden_.size() + logits_.size()),
                        std::memory_order_relaxed);
-  return kOk;
 }
 
 Status Batcher::run(Job *job) {
@@ -185,6 +198,7 @@ void Batcher::run_few(Job *const *jobs, uint32_t n) {
   }
   if (count == 0) return;
   (void)forward_.run(model_, &backend_, segments, count, nullptr);  // fails only when cancelled
+  for (uint32_t i = 0; i < count; i++) segments[i].state->set_logged(0);
   give_results(running, count);
 }
 
@@ -200,6 +214,7 @@ Status Batcher::run_many(const Job &job) {
     job.segment.state->restore_recurrent(saved_);
     return status;
   }
+  job.segment.state->set_logged(0);
   const Job *jobs[] = {&job};
   give_results(jobs, 1);
   return kOk;
@@ -214,6 +229,7 @@ void Batcher::give_results(const Job *const *jobs, uint32_t n) {
     for (uint32_t r = 0; r < jobs[i]->n_rows; r++) (void)rows_.push_back(first + jobs[i]->rows[r]);
     first += jobs[i]->segment.n;
   }
+  give_states(jobs, n);
   if (rows_.empty()) return;
   forward_.hidden_rows(model_, &backend_, rows_.data(), static_cast<uint32_t>(rows_.size()),
                        hidden_.data());
@@ -232,6 +248,18 @@ void Batcher::give_results(const Job *const *jobs, uint32_t n) {
     give_logits(*jobs[0]);
   } else {
     share_logits(jobs, n);
+  }
+}
+
+// The final states of all tokens of the jobs that want them.
+void Batcher::give_states(const Job *const *jobs, uint32_t n) {
+  uint32_t first = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    const Job &job = *jobs[i];
+    if (job.states != nullptr) {
+      forward_.final_states(model_, &backend_, first, job.segment.n, job.states);
+    }
+    first += job.segment.n;
   }
 }
 

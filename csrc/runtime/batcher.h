@@ -15,6 +15,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "base/array.h"
 #include "base/status.h"
+#include "model/mtp_forward.h"
 #include "model/text_forward.h"
 
 namespace q35 {
@@ -29,6 +30,7 @@ struct Job {
   float *hidden_sum = nullptr;   // [n_embd]: the sum of the hidden rows is added, or null
   float *logits = nullptr;       // [n_rows, n_vocab] or null
   float *last_logits = nullptr;  // [n_vocab] of the last row, or null
+  float *states = nullptr;       // [n, n_embd] after the final norm, of all tokens, or null
 
   // The batcher's own.
   Job *next = nullptr;
@@ -45,6 +47,9 @@ class Batcher {
   [[nodiscard]] Status reserve(uint32_t max_tokens);
   uint64_t scratch_bytes() const { return scratch_bytes_.load(std::memory_order_relaxed); }
 
+  // Makes room for drafts of the MTP layer.
+  [[nodiscard]] Status reserve_mtp();
+
   // Evaluates a job's segment, whose state the caller advances afterwards. When it fails the state
   // is as before. Segments of up to kGemvMaxCols tokens are not interrupted once they run.
   [[nodiscard]] Status run(Job *job);
@@ -58,6 +63,8 @@ class Batcher {
    public:
     explicit Exclusive(Batcher *batcher);
     ~Exclusive();
+    Backend *backend() { return &batcher_->backend_; }
+    MtpForward *mtp() { return &batcher_->mtp_; }
     Exclusive(const Exclusive &) = delete;
     Exclusive &operator=(const Exclusive &) = delete;
 
@@ -81,6 +88,8 @@ class Batcher {
   uint32_t take_few(Job **jobs);
   void run_few(Job *const *jobs, uint32_t n);
   [[nodiscard]] Status run_many(const Job &job);
+  void note_scratch();
+  void give_states(const Job *const *jobs, uint32_t n);
   void give_results(const Job *const *jobs, uint32_t n);
   void give_logits(const Job &job);
   void share_logits(const Job *const *jobs, uint32_t n);
@@ -92,12 +101,14 @@ class Batcher {
   // Used by whoever runs a pass.
   CpuBackend backend_;
   TextForward forward_;
+  MtpForward mtp_;
   Array<float> saved_;    // recurrent state before a pass that may be cancelled
   Array<uint32_t> rows_;  // wanted rows of a pass
   Array<float> hidden_;   // [max_tokens, n_embd] their hidden states
   Array<float> logits_;   // [kGemvMaxCols, n_vocab] of sessions that share a pass
   uint32_t max_tokens_ = 0;
   std::atomic<uint64_t> scratch_bytes_{0};
+  bool has_mtp_ = false;
 
   // Under the mutex.
   std::mutex mutex_;

@@ -129,18 +129,39 @@ Status Sampler::copy_lists(const int32_t *banned, size_t n_banned,
 Status Sampler::accept(const int32_t *tokens, size_t n, bool from_prompt) {
   for (size_t i = 0; i < n; i++) Q35_TRY(check_token("tokens", i, tokens[i], n_vocab_));
   for (size_t i = 0; i < n; i++) remember(tokens[i], from_prompt);
+  n_draws_ = 0;
   return kOk;
 }
 
-void Sampler::remember(int32_t token, bool from_prompt) {
-  if (!has_penalties_) return;
+// Returns whether the token was not seen before.
+bool Sampler::remember(int32_t token, bool from_prompt) {
+  if (!has_penalties_) return false;
   uint32_t &entry = counts_[token];
-  if ((entry & kSeen) == 0) {
+  const bool first = (entry & kSeen) == 0;
+  if (first) {
     seen_.data()[seen_.size()] = token;  // init() reserved a place for every id
     seen_.truncate(seen_.size() + 1);
   }
   entry |= kSeen;
   if (!from_prompt && (entry & kCount) != kCount) entry++;
+  return first;
+}
+
+Status Sampler::take_back(uint32_t n) {
+  if (n > n_draws_) {
+    return fail(QWEN35_ERROR_ARGUMENT, "the sampler can take back %u tokens, not %u", n_draws_, n);
+  }
+  for (; n > 0; n--) {
+    const Draw &draw = draws_[--n_draws_];
+    random_ = draw.random;
+    if (!has_penalties_) continue;
+    uint32_t &entry = counts_[draw.token];
+    entry--;
+    if (!draw.first) continue;
+    entry = 0;
+    seen_.pop_back();
+  }
+  return kOk;
 }
 
 Status Sampler::sample(const float *logits, qwen35_sample *out) {
@@ -162,13 +183,19 @@ Status Sampler::sample(const float *logits, qwen35_sample *out) {
                 "cannot sample: of %d tokens none is left after %zu unused and %zu biased ones",
                 n_vocab_, banned_.size(), bias_.size());
   }
+  const Random random = random_;
   sample.token = draw();
   sample.logprob = NAN;
   if (wants_logprobs) {
     const float logit = std::min(logits[sample.token], FLT_MAX);
     sample.logprob = static_cast<float>(static_cast<double>(logit) - raw.max - log_mass);
   }
-  remember(sample.token, false);
+  if (n_draws_ == kUndo) {
+    std::copy(draws_ + 1, draws_ + kUndo, draws_);
+    n_draws_--;
+  }
+  const bool first = remember(sample.token, false);
+  draws_[n_draws_++] = {random, sample.token, first};
   *out = sample;
   return kOk;
 }

@@ -45,7 +45,17 @@ class Sampler {
   // out->logprob is NaN: that saves a pass over the vocabulary.
   [[nodiscard]] Status sample(const float *logits, qwen35_sample *out);
 
+  // Undoes the last n draws, nothing accepted since, at most kUndo of them.
+  [[nodiscard]] Status take_back(uint32_t n);
+  static constexpr uint32_t kUndo = 8;
+
  private:
+  struct Draw {
+    Random random;  // before it
+    int32_t token;
+    bool first;  // the token was not seen before
+  };
+
   struct Bias {
     int32_t token;
     float value;
@@ -57,13 +67,17 @@ class Sampler {
   float penalised(float logit, uint32_t count) const;
   Candidate cut(const Softmax &softmax);
   int32_t draw();
-  void remember(int32_t token, bool from_prompt);
+  bool remember(int32_t token, bool from_prompt);
 
   qwen35_sampling_params params_ = {};  // its arrays are not used after init()
   int32_t n_vocab_ = 0;
   bool has_penalties_ = false;
   float log_min_p_ = 0.0f;
   Random random_{0};
+  Draw draws_[kUndo] = {{Random(0), 0, false}, {Random(0), 0, false}, {Random(0), 0, false},
+                        {Random(0), 0, false}, {Random(0), 0, false}, {Random(0), 0, false},
+                        {Random(0), 0, false}, {Random(0), 0, false}};  // the newest last
+  uint32_t n_draws_ = 0;
   LogitScan scan_;
   Array<int32_t> banned_;
   Array<Bias> bias_;

@@ -41,43 +41,59 @@ Status session_sizes(const qwen35_model &model, const qwen35_session_params &par
   }
   if (sizes.n_batch > sizes.n_ctx) sizes.n_batch = sizes.n_ctx;
   if (sizes.n_batch < kGemvMaxCols) sizes.n_batch = kGemvMaxCols;
+  sizes.drafts = (params.draft & (QWEN35_DRAFT_MTP | QWEN35_DRAFT_LOOKUP)) != 0;
+  sizes.mtp = (params.draft & QWEN35_DRAFT_MTP) != 0;
+  if (sizes.mtp && model.config.n_mtp_layer == 0) {
+    return fail(QWEN35_ERROR_ARGUMENT,
+                "draft: the model's file has no multi-token-prediction layer to draft with");
+  }
   *out = sizes;
   return kOk;
+}
+
+// Rows of logits that a session keeps.
+uint64_t kept_rows(const SessionSizes &sizes) {
+  return sizes.drafts ? 1 + kMaxDrafts : 1;
 }
 
 // Makes what a session would make, without using it.
 Status estimate_session(const qwen35_model &model, int32_t n_threads,
                         const qwen35_session_params &params, qwen35_session_needs *out) {
-  SessionSizes sizes;
+  SessionSizes sizes = {};
   Q35_TRY(session_sizes(model, params, &sizes));
   SequenceState state;
-  Q35_TRY(state.init(model.config, sizes.n_ctx, sizes.kv_type));
+  Q35_TRY(state.init(model.config, sizes.n_ctx, sizes.kv_type, sizes.drafts, sizes.mtp));
   ThreadPool pool;
   Q35_TRY(pool.start(n_threads > 0 ? n_threads : usable_cores()));
   Batcher batcher(model.text, model.kernels, &pool);
   Q35_TRY(batcher.reserve(sizes.n_batch));
+  if (sizes.mtp) Q35_TRY(batcher.reserve_mtp());
   const uint64_t recurrent = sizeof(float) * state.recurrent_count();
-  const uint64_t logits = sizeof(float) * uint64_t{model.config.n_vocab};
+  const uint64_t logits = sizeof(float) * kept_rows(sizes) * model.config.n_vocab;
+  const uint64_t states = sizes.mtp ? sizeof(float) * sizes.n_batch * model.config.n_embd : 0;
   *out = {state.token_bytes(), state.token_bytes() * sizes.n_ctx, recurrent,
-          batcher.scratch_bytes() + recurrent + logits};
+          batcher.scratch_bytes() + recurrent + logits + states + state.draft_bytes()};
   return kOk;
 }
 
 }  // namespace q35
 
 Status qwen35_session::init(const qwen35_session_params &params) {
-  q35::SessionSizes sizes;
+  q35::SessionSizes sizes = {};
   Q35_TRY(q35::session_sizes(*model, params, &sizes));
   n_batch = sizes.n_batch;
-  Q35_TRY(state.init(model->config, sizes.n_ctx, sizes.kv_type));
+  Q35_TRY(drafter.init(model, params.draft));
+  Q35_TRY(state.init(model->config, sizes.n_ctx, sizes.kv_type, sizes.drafts, sizes.mtp));
+  if (sizes.mtp) Q35_TRY(states_.resize(n_batch * n_embd()));
   Q35_TRY(model->batcher.reserve(n_batch));
   Q35_TRY(rows_.reserve(n_batch));
-  return kept_logits.resize(model->config.n_vocab);
+  return kept_logits.resize(kept_rows(sizes) * model->config.n_vocab);
 }
 
 void qwen35_session::reset() {
   state.reset();
   has_logits = false;
+  n_drawn = 0;
 }
 
 Status qwen35_session::check_room(size_t n) const {
@@ -87,8 +103,7 @@ Status qwen35_session::check_room(size_t n) const {
               n, state.position(), state.capacity());
 }
 
-Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_outputs &wanted,
-                            qwen35_progress progress, void *user) {
+Status qwen35_session::check_tokens(const int32_t *tokens, size_t n) const {
   const uint32_t n_vocab = model->config.n_vocab;
   for (size_t i = 0; i < n; i++) {
     if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= n_vocab) {
@@ -96,7 +111,14 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
                   n_vocab - 1, tokens[i]);
     }
   }
+  return kOk;
+}
+
+Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_outputs &wanted,
+                            qwen35_progress progress, void *user) {
+  Q35_TRY(check_tokens(tokens, n));
   Q35_TRY(check_room(n));
+  n_drawn = 0;
   qwen35_outputs outputs = wanted;  // its pointers move on as rows are given
   given_ = 0;
   for (size_t done = 0; done < n;) {
@@ -126,6 +148,7 @@ Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint3
   const uint64_t n = static_cast<uint64_t>(grid_rows) * grid_columns;
   Q35_TRY(check_room(n));
   const uint32_t position = state.position(), rotary = state.rotary();
+  settle();
   Q35_TRY(state.save_recurrent(&before_));
   const Status status = eval_cells(rows, static_cast<uint32_t>(n), grid_columns, progress, user);
   if (status != kOk) {  // half a picture is no place to go on from
@@ -145,9 +168,11 @@ Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_c
     const uint32_t count = next_piece(done, n);
     q35::Job job;
     job.segment = {&state,       count, nullptr, rows + static_cast<uint64_t>(done) * n_embd(),
-                   grid_columns, done};
+                   grid_columns, done,  0};
     job.cancel = &cancel;
+    job.states = states();
     Q35_TRY(model->batcher.run(&job));
+    feed_mtp(job.segment);
     state.advance(count, 0);
     done += count;
     if (progress != nullptr && progress(user, done, n) != 0) {
@@ -170,6 +195,36 @@ Status qwen35_session::place_marks(uint32_t n, const qwen35_outputs *outputs) {
   return kOk;
 }
 
+// The MTP layer's share of a segment that the trunk has evaluated.
+void qwen35_session::feed_mtp(const q35::Segment &segment) {
+  if (!state.has_mtp()) return;
+  if (segment.tokens != nullptr && segment.n <= q35::kGemvMaxCols) {
+    note_states(segment.tokens, segment.n);
+    return;
+  }
+  q35::Batcher::Exclusive threads(&model->batcher);
+  threads.mtp()->catch_up(model->text, threads.backend(), &state);
+  threads.mtp()->add(model->text, threads.backend(), segment, states_.data());
+}
+
+// A few tokens, whose states are in states_, wait until the layer is used.
+void qwen35_session::note_states(const int32_t *tokens, uint32_t n) {
+  if (!state.has_mtp()) return;
+  if (state.n_trail() + n > q35::SequenceState::kTrail) {
+    q35::Batcher::Exclusive threads(&model->batcher);
+    threads.mtp()->catch_up(model->text, threads.backend(), &state);
+  }
+  state.add_trail(tokens, states_.data(), n);
+}
+
+void qwen35_session::settle() {
+  n_drawn = 0;
+  if (state.n_logged() == 0 && state.n_trail() == 0) return;
+  q35::Batcher::Exclusive threads(&model->batcher);
+  q35::TextForward::apply_log(model->text, threads.backend(), &state);
+  if (state.has_mtp()) threads.mtp()->catch_up(model->text, threads.backend(), &state);
+}
+
 // Evaluates a piece of a call, gives what is asked for of it and moves the output pointers on.
 Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                                   qwen35_outputs *outputs) {
@@ -180,8 +235,9 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
   }
   Q35_TRY(place_marks(n, outputs));
   q35::Job job;
-  job.segment = {&state, n, tokens, nullptr, 0, 0};
+  job.segment = {&state, n, tokens, nullptr, 0, 0, 0};
   job.segment.marks = {static_cast<uint32_t>(marks_.size()), marks_.data(), mark_states_.data()};
+  job.states = states();
   job.cancel = &cancel;
   job.rows = rows_.data();
   job.n_rows = static_cast<uint32_t>(rows_.size());
@@ -196,13 +252,18 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
   Q35_TRY(model->batcher.run(&job));
   for (uint32_t i = 0; i < job.segment.marks.n; i++) {
     q35::write_header(*this, marks_[i], outputs->snapshots[i]);
+    if (state.has_mtp())
+      state.copy_hidden(states_.data() + (marks_[i] - 1) * n_embd(), mark_states_[i]);
   }
   outputs->n_snapshots -= job.segment.marks.n;
   outputs->snapshot_at += job.segment.marks.n;
   outputs->snapshots += job.segment.marks.n;
   given_ += n;
+  feed_mtp(job.segment);
   state.advance(n, n);
+  if (job.segment.marks.n != 0) settle();  // what is exported later must be there
   has_logits = job.last_logits != nullptr;
+  kept_row = 0;
   if (outputs->hidden != nullptr) outputs->hidden += job.n_rows * n_embd();
   if (outputs->logits != nullptr) {
     outputs->logits += static_cast<uint64_t>(job.n_rows) * model->config.n_vocab;

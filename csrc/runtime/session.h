@@ -6,6 +6,7 @@
 #include "base/array.h"
 #include "base/status.h"
 #include "model/state.h"
+#include "runtime/drafter.h"
 #include "runtime/engine.h"
 
 struct qwen35_session {
@@ -18,18 +19,40 @@ struct qwen35_session {
   [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
                                          uint32_t grid_columns, qwen35_progress progress,
                                          void *user);
+  // See qwen35_session_decode() and qwen35_session_take_back().
+  [[nodiscard]] q35::Status decode(const int32_t *tokens, size_t n, q35::Sampler *sampler,
+                                   const int32_t *stops, size_t n_stops, qwen35_sample *out,
+                                   size_t max, size_t *n_out);
+  [[nodiscard]] q35::Status take_back(q35::Sampler *sampler, size_t n);
+  // Ends what is delayed (see state.h): caches and recurrent states then are all of the sequence.
+  void settle();
   void reset();
+  // The logits of the last token evaluated, when has_logits.
+  const float *kept() const {
+    return kept_logits.data() + uint64_t{kept_row} * model->config.n_vocab;
+  }
 
   qwen35_model *model;
   q35::SequenceState state;
   uint32_t n_batch = 0;
   std::atomic<uint32_t> cancel{0};
-  q35::Array<float> kept_logits;  // [n_vocab] of the last token evaluated
+  q35::Drafter drafter;
+  q35::Array<float> kept_logits;  // [n_vocab], with drafts [1 + kMaxDrafts, n_vocab]
+  uint32_t kept_row = 0;
   bool has_logits = false;
+  uint32_t n_drawn = 0;  // by the last decode, which take_back() may undo
 
  private:
   uint64_t n_embd() const { return model->config.n_embd; }
+  q35::Status check_tokens(const int32_t *tokens, size_t n) const;
   q35::Status check_room(size_t n) const;
+  q35::Status check_drafts(const int32_t *tokens, uint32_t n_drafts);
+  q35::Status draw_rows(const int32_t *tokens, uint32_t n_drafts, q35::Sampler *sampler,
+                        const int32_t *stops, size_t n_stops, qwen35_sample *out, size_t *n_out);
+  void accept_rows(const int32_t *tokens, uint32_t n);
+  float *states() { return state.has_mtp() ? states_.data() : nullptr; }
+  void note_states(const int32_t *tokens, uint32_t n);
+  void feed_mtp(const q35::Segment &segment);
   uint32_t next_piece(size_t done, size_t n);
   q35::Status place_marks(uint32_t n, const qwen35_outputs *outputs);
   q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
@@ -43,6 +66,7 @@ struct qwen35_session {
   q35::Array<uint32_t> marks_;
   q35::Array<uint8_t *> mark_states_;
   size_t given_ = 0;
+  q35::Array<float> states_;  // [n_batch, n_embd] final states of a piece, for the MTP layer
 };
 
 namespace q35 {
@@ -51,6 +75,7 @@ namespace q35 {
 struct SessionSizes {
   uint32_t n_ctx, n_batch;
   KvType kv_type;
+  bool drafts = false, mtp = false;
 };
 
 [[nodiscard]] Status session_sizes(const qwen35_model &model, const qwen35_session_params &params,

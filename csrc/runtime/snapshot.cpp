@@ -24,7 +24,7 @@ uint64_t bytes_of(const Header &h) {
 
 Header header_of(const qwen35_session &session) {
   const SequenceState &state = session.state;
-  const uint64_t n_logits = session.has_logits ? session.kept_logits.size() : 0;
+  const uint64_t n_logits = session.has_logits ? session.model->config.n_vocab : 0;
   return {kMagic, state.position(), state.rotary(), static_cast<uint32_t>(n_logits),
           state.recurrent_count()};
 }
@@ -84,8 +84,9 @@ uint64_t snapshot_bytes(const qwen35_session &session) {
   return bytes_of(header_of(session));
 }
 
-Status take_snapshot(const qwen35_session &session, void *out, uint64_t bytes) {
-  const Header h = header_of(session);
+Status take_snapshot(qwen35_session *session, void *out, uint64_t bytes) {
+  session->settle();
+  const Header h = header_of(*session);
   if (bytes != bytes_of(h)) {
     return fail(QWEN35_ERROR_ARGUMENT,
                 "qwen35_session_snapshot: expected %" PRIu64 " bytes, found %" PRIu64, bytes_of(h),
@@ -94,10 +95,10 @@ Status take_snapshot(const qwen35_session &session, void *out, uint64_t bytes) {
   uint8_t *to = static_cast<uint8_t *>(out);
   std::memcpy(to, &h, sizeof h);
   to += sizeof h;
-  std::memcpy(to, session.state.recurrent(), sizeof(float) * h.n_recurrent);
+  std::memcpy(to, session->state.recurrent(), sizeof(float) * h.n_recurrent);
   to += sizeof(float) * h.n_recurrent;
   if (h.n_logits != 0) {
-    std::memcpy(to, session.kept_logits.data(), sizeof(float) * h.n_logits);
+    std::memcpy(to, session->kept(), sizeof(float) * h.n_logits);
   }
   return kOk;
 }
@@ -106,7 +107,7 @@ Status restore_snapshot(qwen35_session *session, const void *snapshot, uint64_t 
   SequenceState *state = &session->state;
   Header h = {};
   if (bytes >= sizeof h) std::memcpy(&h, snapshot, sizeof h);
-  const bool logits_fit = h.n_logits == 0 || h.n_logits == session->kept_logits.size();
+  const bool logits_fit = h.n_logits == 0 || h.n_logits == session->model->config.n_vocab;
   if (h.magic != kMagic || h.n_recurrent != state->recurrent_count() || !logits_fit ||
       bytes != bytes_of(h)) {
     return fail(QWEN35_ERROR_ARGUMENT, "not a snapshot of a session of this model");
@@ -118,9 +119,11 @@ Status restore_snapshot(qwen35_session *session, const void *snapshot, uint64_t 
                 h.position, state->filled());
   }
   const uint8_t *from = static_cast<const uint8_t *>(snapshot) + sizeof h;
+  session->settle();  // entries before the snapshot may still be due
   state->set_recurrent(from);
   state->cut(h.position, h.rotary);
   session->has_logits = h.n_logits != 0;
+  session->kept_row = 0;
   if (session->has_logits) {
     std::memcpy(session->kept_logits.data(), from + sizeof(float) * h.n_recurrent,
                 sizeof(float) * h.n_logits);
@@ -137,6 +140,7 @@ Status export_kv(const qwen35_session &session, uint32_t first, uint32_t n, void
 
 Status import_kv(qwen35_session *session, uint32_t first, uint32_t n, const void *entries,
                  uint64_t bytes) {
+  session->settle();  // nothing may write older entries later
   SequenceState *state = &session->state;
   if (first > state->filled()) {
     return fail(QWEN35_ERROR_ARGUMENT,

@@ -14,7 +14,7 @@ namespace q35 {
 // A snapshot is a header, the recurrent state and, when the session has any, the kept logits.
 uint64_t snapshot_bytes(const qwen35_session &session);
 uint64_t state_bytes(const qwen35_session &session);  // of one without logits
-[[nodiscard]] Status take_snapshot(const qwen35_session &session, void *out, uint64_t bytes);
+[[nodiscard]] Status take_snapshot(qwen35_session *session, void *out, uint64_t bytes);
 // Nothing changes when the snapshot is refused.
 [[nodiscard]] Status restore_snapshot(qwen35_session *session, const void *snapshot,
                                       uint64_t bytes);

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._engine import Engine, Progress, Slot
-from ._handles import Detokenizer, Sampler
+from ._handles import Detokenizer, Drawn, Sampler
 from ._turn import Hold
-from .errors import Cancelled
+from .errors import Cancelled, Qwen35Error
 from .sampling import Sampling
 from .types import Chunk, Text, Timings, TokenLogprob, Usage
 
@@ -51,6 +52,8 @@ class Decoding:
         self._held, self._slot, self._request = held, held.slot, request
         self._alive = engine.alive
         self._pending: list[int] = []  # tokens of the answer not evaluated yet
+        self._drawn: deque[Drawn] = deque()  # drawn, and not yet asked for
+        self._stop_tokens = list(request.stop_tokens)
         self._cached = 0
         self._started = self._prefilled = time.perf_counter()
         self._paused = 0.0  # seconds that the reader of a stream took
@@ -78,34 +81,48 @@ class Decoding:
             self._request.spans,
             resume=self._request.resume,
         )
+        self._slot.prepare_drafts()
+        self._before = self._slot.draft_statistics()
         self._prefilled = time.perf_counter()
 
     def draw(self) -> int | None:
         """The next token; None when the model ended its answer with a stop token."""
-        if self._pending:
+        if not self._drawn:
             pending, self._pending = self._pending, []
-            self._slot.eval(pending)
-        token, logprob = self._slot.sample(self._sampler)
+            room = self._request.max_tokens - len(self.tokens)
+            drawn = self._slot.decode(pending, self._sampler, self._stop_tokens, room)
+            self._drawn.extend(drawn)
+        token, logprob = self._drawn.popleft()
         if token in self._request.stop_tokens:
             self.finish_reason, self.stop_reason = "stop", token
             return None
         if logprob is not None:
             self.logprobs.append(logprob)
         self._append([token])
+        if not self._drawn:
+            self._pending = [token]
         return token
 
     def force(self, tokens: Sequence[int]) -> list[int]:
         """Puts tokens behind those drawn, as many as there is room for, and returns these."""
         taken = list(tokens[: self._request.max_tokens - len(self.tokens)])
         if taken:
+            self.take_back()
             with self._alive:
                 self._sampler.accept(taken)
             self._append(taken)
+            self._pending += taken
         return taken
+
+    def take_back(self) -> None:
+        """Undoes what was drawn ahead: the answer ends here, or goes on otherwise."""
+        if self._drawn:
+            self._slot.take_back(self._sampler, len(self._drawn))
+            self._drawn.clear()
+            self._pending = self.tokens[-1:]
 
     def _append(self, tokens: list[int]) -> None:
         self.tokens += tokens
-        self._pending += tokens
         if len(self.tokens) >= self._request.max_tokens:
             self.finish_reason = "length"
 
@@ -113,20 +130,32 @@ class Decoding:
     def handed_out(self) -> Iterator[None]:
         """Around the `yield` of a chunk: the reader's time is not ours, its thread may be new."""
         since = time.perf_counter()
-        yield
+        try:
+            yield
+        except GeneratorExit:  # nobody reads on
+            with contextlib.suppress(Qwen35Error):
+                self.take_back()
+            raise
         self._paused += time.perf_counter() - since
         self._held.adopt()
 
     def describe(self, text: Text) -> None:
         """Ends the request: writes tokens, figures and reasons into the whole text."""
         decoding = time.perf_counter() - self._prefilled - self._paused
+        self.take_back()
         prompt, made = len(self._request.tokens), len(self.tokens)
         text.tokens = self.tokens
         text.logprobs = self.logprobs if self._request.n_logprobs is not None else None
         text.finish_reason, text.stop_reason = self.finish_reason or "stop", self.stop_reason
         text.usage = Usage(prompt, made, self._cached)
+        before, after = self._before, self._slot.draft_statistics()
         text.timings = Timings(
-            self._prefilled - self._started, decoding, prompt - self._cached, made
+            self._prefilled - self._started,
+            decoding,
+            prompt - self._cached,
+            made,
+            after.drafted - before.drafted,
+            after.accepted - before.accepted,
         )
         text.seed = self._request.seed
         if self._request.at_end is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._native import check, ffi, lib, text, type_name
 from .errors import InvalidArgument
 from .sampling import Sampling
-from .types import ModelInfo, TokenLogprob, VisionInfo
+from .types import DraftStatistics, ModelInfo, TokenLogprob, VisionInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,17 @@ KV_TYPES = {
     "q8_0": lib.QWEN35_KV_Q8_0,
     "iq4_nl": lib.QWEN35_KV_IQ4_NL,
 }
+
+
+# Sources of drafts; "auto" takes what the file has, see Llama.
+DRAFTS = {
+    "off": 0,
+    "mtp": lib.QWEN35_DRAFT_MTP,
+    "lookup": lib.QWEN35_DRAFT_LOOKUP,
+    "both": lib.QWEN35_DRAFT_MTP | lib.QWEN35_DRAFT_LOOKUP,
+}
+
+Drawn = tuple[int, "TokenLogprob | None"]
 
 
 def _params(kind: str, defaults: Any, values: Mapping[str, Any]) -> Any:
@@ -225,10 +236,36 @@ class Session:
         n = len(data) // self.token_bytes
         check(lib.qwen35_session_import(self.pointer, first, n, data, len(data)))
 
-    def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
-        """Draws a token from the logits that the last eval kept."""
-        check(lib.qwen35_session_sample(self.pointer, sampler.pointer, sampler.drawn))
-        return sampler.result()
+    def decode(
+        self, tokens: Sequence[int], sampler: Sampler, stop_tokens: Sequence[int], most: int
+    ) -> list[Drawn]:
+        """Evaluates tokens and draws 1 to `most` that follow, see qwen35_session_decode."""
+        array, stops, n = _token_array(tokens), _token_array(stop_tokens), ffi.new("size_t *")
+        call = (self.pointer, array, len(array), sampler.pointer, stops, len(stops))
+        check(lib.qwen35_session_decode(*call, sampler.drawn, min(most, len(sampler.drawn)), n))
+        return sampler.results(n[0])
+
+    def take_back(self, sampler: Sampler, n: int) -> None:
+        """Undoes the last n tokens that the last decode drew."""
+        check(lib.qwen35_session_take_back(self.pointer, sampler.pointer, n))
+
+    def draft_context(self, tokens: Sequence[int]) -> None:
+        """The text that lookups search."""
+        array = _token_array(tokens)
+        check(lib.qwen35_session_draft_context(self.pointer, array, len(array)))
+
+    def draft_statistics(self) -> DraftStatistics:
+        """What was drafted since the session was opened."""
+        raw = ffi.new("qwen35_draft_stats *")
+        lib.qwen35_session_draft_statistics(self.pointer, raw)
+        values = {name: getattr(raw, name) for name in DraftStatistics.__dataclass_fields__}
+        values["rows"], values["row_seconds"] = tuple(raw.rows), tuple(raw.row_seconds)
+        return DraftStatistics(**values)
+
+    def impose_acceptance(self, chances: Sequence[float]) -> None:
+        """For benchmarks: has drafts taken for right by chance, see qwen35.h."""
+        array = ffi.new("float[]", list(chances))
+        check(lib.qwen35_session_impose_acceptance(self.pointer, array, len(array)))
 
 
 class Vision:
@@ -339,7 +376,7 @@ class Sampler:
         out = ffi.new("qwen35_sampler **")
         check(lib.qwen35_sampler_create(model.pointer, params, out))
         self.pointer = ffi.gc(out[0], lib.qwen35_sampler_close)
-        self.drawn = ffi.new("qwen35_sample *")
+        self.drawn = ffi.new("qwen35_sample[8]")  # as many as a decode draws at most
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """Tells the sampler about the prompt, which only the repetition penalty looks at."""
@@ -351,9 +388,11 @@ class Sampler:
         array = _token_array(tokens)
         check(lib.qwen35_sampler_accept(self.pointer, array, len(array), 0))
 
-    def result(self) -> tuple[int, TokenLogprob | None]:
-        """The token drawn last, with its log-probabilities when they were asked for."""
-        drawn = self.drawn
+    def results(self, n: int) -> list[Drawn]:
+        """The n tokens drawn last, with their log-probabilities when they were asked for."""
+        return [self._result(self.drawn[i]) for i in range(n)]
+
+    def _result(self, drawn: Any) -> Drawn:
         token = int(drawn.token)
         if not self._logprobs:
             return token, None

@@ -9,6 +9,7 @@ from typing import Any
 from . import _memory
 from ._handles import KV_TYPES, Model
 from .errors import InvalidArgument
+from .types import ModelInfo
 
 RopeScaling = str | Mapping[str, Any] | None
 
@@ -34,6 +35,13 @@ def rope_factor(scaling: RopeScaling) -> float:
     return float(factor)
 
 
+def draft_sources(draft: str, info: ModelInfo) -> str:
+    """What "auto" means for a model: every source of drafts that its file allows."""
+    if draft != "auto":
+        return draft
+    return "both" if info.n_mtp_layer else "lookup"
+
+
 def fitting(
     model: Model,
     n_ctx: int | None,
@@ -42,6 +50,7 @@ def fitting(
     n_parallel: int,
     cache: int | None,
     limit: int | None,
+    draft: int,
 ) -> _memory.Needs:
     """The context, cache type and bytes of the prefix cache to use.
 
@@ -54,7 +63,7 @@ def fitting(
 
     def needs(kind: str, tokens: int) -> _memory.Needs:
         sizes = model.estimate(
-            model.n_threads, n_ctx=tokens, n_batch=n_batch, kv_type=KV_TYPES[kind]
+            model.n_threads, n_ctx=tokens, n_batch=n_batch, kv_type=KV_TYPES[kind], draft=draft
         )
         kept = _memory.default_cache(tokens, sizes.state) if cache is None else cache
         if cache is None and limit is not None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
-from ._handles import Outputs, Sampler, Session
+from ._handles import Drawn, Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
 from ._prefix import Markers, Plan, Timeline, Tree
 from ._prefix.tree import common_length
 from .errors import Cancelled, SessionClosed
-from .types import TokenLogprob
+from .types import DraftStatistics
 
 if TYPE_CHECKING:
     from ._prefix.disk import DiskCache
@@ -259,7 +259,43 @@ class Slot:
             with self.timeline() as timeline:
                 timeline.save_all()
 
-    def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
-        """Draws a token from the logits of the last token evaluated."""
+    def decode(
+        self, tokens: Sequence[int], sampler: Sampler, stop_tokens: Sequence[int], most: int
+    ) -> list[Drawn]:
+        """Evaluates tokens (none: goes on from the last one) and draws at least one that follows.
+
+        More come where drafts were right. All but the last are evaluated then, and a token of
+        `stop_tokens` is the last.
+        """
+        session = self.session
+        drawn: list[Drawn] = []
+
+        def evaluate(_report: Progress | None = None) -> None:
+            with self._alive, self._session_lock:
+                drawn.extend(session.decode(tokens, sampler, stop_tokens, most))
+
+        if not tokens:
+            evaluate()
+            return drawn
+        self._advance(tokens, evaluate, None, drawn=True)
+        with self.timeline() as timeline:
+            timeline.advanced([token for token, _logprob in drawn[:-1]], drawn=True)
+            timeline.logits_kept = True
+        return drawn
+
+    def take_back(self, sampler: Sampler, n: int) -> None:
+        """Undoes the last n tokens that the last decode drew."""
+        with self.timeline() as timeline:
+            self.session.take_back(sampler, n)
+            del timeline.held[self.session.position :]
+
+    def prepare_drafts(self) -> None:
+        """Lets drafts be looked up in what was evaluated."""
+        with self.timeline() as timeline:
+            # The ids of pictures are wider than those of words.
+            self.session.draft_context([max(token, -1) for token in timeline.tokens])
+
+    def draft_statistics(self) -> DraftStatistics:
+        """What was drafted since the session was opened."""
         with self._alive, self._session_lock:
-            return self.session.sample(sampler)
+            return self.session.draft_statistics()

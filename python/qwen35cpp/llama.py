@@ -17,9 +17,9 @@ from ._bundled import tiny_path
 from ._compat import warn_ignored
 from ._engine import Engine
 from ._generate import Request, TextStream, generate
-from ._handles import KV_TYPES, Model, Outputs
+from ._handles import DRAFTS, KV_TYPES, Model, Outputs
 from ._handles import Session as NativeSession
-from ._load import fitting, rope_factor
+from ._load import draft_sources, fitting, rope_factor
 from ._native import version
 from ._prefix.fingerprint import fingerprint
 from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
+Draft = Literal["auto", "off", "mtp", "lookup", "both"]
+
+
 class LoadOptions(TypedDict, total=False):
     """The optional arguments of `Llama`."""
 
@@ -58,6 +61,7 @@ class LoadOptions(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None
     memory_limit: int | None
     rope_scaling: RopeScaling
+    draft: Draft
     mmproj: str | os.PathLike[str] | None
     verbose: bool
 
@@ -105,6 +109,10 @@ class Llama(ChatMethods):
         rope_scaling: "yarn" stretches the context four times, to 1,010,000 tokens and more; a
             mapping such as {"rope_type": "yarn", "factor": 2.0} by another factor. Short texts lose
             a little precision, so that it is off unless asked for.
+        draft: where drafts come from: tokens that are guessed, and then checked several at once,
+            which changes the speed and never the answer. "mtp" is the model's own layer for it,
+            "lookup" what followed the last words earlier in the text; "both"; "auto", what the file
+            has; or "off". What does not pay on this machine and in this text is left alone.
         mmproj: the vision tower's file. None looks for `mmproj-NAME.gguf` (or the only mmproj file)
             beside the model, then inside the model's own file, when the first picture comes.
         verbose: accepted for compatibility; the engine never prints.
@@ -128,6 +136,7 @@ class Llama(ChatMethods):
         cache_dir: str | os.PathLike[str] | None = None,
         memory_limit: int | None = None,
         rope_scaling: RopeScaling = None,
+        draft: Draft = "auto",
         mmproj: str | os.PathLike[str] | None = None,
         verbose: bool = False,  # noqa: ARG002
         **ignored: object,
@@ -135,6 +144,9 @@ class Llama(ChatMethods):
         warn_ignored("Llama", ignored)
         if kv_type not in KV_TYPES:
             raise InvalidArgument(f"kv_type must be one of {', '.join(KV_TYPES)}, not {kv_type!r}")
+        if draft != "auto" and draft not in DRAFTS:
+            known = ", ".join(["auto", *DRAFTS])
+            raise InvalidArgument(f"draft must be one of {known}, not {draft!r}")
         if n_parallel < 1:
             raise InvalidArgument(f"n_parallel must be at least 1, not {n_parallel}")
         find_tower = _tower_finder(model_path, mmproj)
@@ -148,17 +160,23 @@ class Llama(ChatMethods):
             vocab_only=int(vocab_only),
             rope_factor=rope_factor(rope_scaling),
         )
+        drafts = DRAFTS[draft_sources(draft, model.info)]
         try:
             sizes = fitting(
-                model, n_ctx, kv_type, n_batch, n_parallel, prefix_cache_bytes, memory_limit
+                model, n_ctx, kv_type, n_batch, n_parallel, prefix_cache_bytes, memory_limit, drafts
             )
         except BaseException:
             model.close()
             raise
-        settings = {"n_ctx": sizes.n_ctx, "n_batch": n_batch, "kv_type": KV_TYPES[sizes.kv_type]}
-        identity = functools.partial(
-            fingerprint, Path(os.fsdecode(model_path)), sizes.kv_type, rope_scaling, version()
-        )
+        settings = {
+            "n_ctx": sizes.n_ctx,
+            "n_batch": n_batch,
+            "kv_type": KV_TYPES[sizes.kv_type],
+            "draft": drafts,
+        }
+        has_mtp = drafts in (DRAFTS["mtp"], DRAFTS["both"])  # it has a cache of its own
+        stored = (sizes.kv_type, has_mtp, rope_scaling, version())
+        identity = functools.partial(fingerprint, Path(os.fsdecode(model_path)), *stored)
         self._engine = Engine(
             model,
             None if vocab_only else (lambda: NativeSession(model, **settings)),

@@ -53,6 +53,21 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class DraftStatistics:
+    """Drafts of a session since it was opened, see qwen35_draft_stats in qwen35.h."""
+
+    drawn: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    steps: int = 0
+    passes: int = 0
+    step_seconds: float = 0.0
+    pass_seconds: float = 0.0
+    rows: tuple[int, ...] = (0,) * 8
+    row_seconds: tuple[float, ...] = (0.0,) * 8
+
+
+@dataclass(frozen=True)
 class Usage:
     """Tokens of one request."""
 
@@ -74,6 +89,8 @@ class Timings:
     decode_seconds: float
     prefill_tokens: int  # evaluated now, without cached ones
     decode_tokens: int
+    drafted_tokens: int = 0  # checked beside the tokens that were certain
+    accepted_tokens: int = 0  # of these, right: each saved a pass over the weights
 
     @property
     def prefill_per_second(self) -> float:

@@ -12,7 +12,7 @@ constexpr size_t kSteps = 5;
 
 using Bytes = std::vector<uint8_t>;
 
-Bytes snapshot(const qwen35_session *session) {
+Bytes snapshot(qwen35_session *session) {
   Bytes out(qwen35_session_snapshot_bytes(session));
   expect_ok(qwen35_session_snapshot(session, out.data(), out.size()), "snapshot");
   return out;

@@ -51,7 +51,7 @@ struct AttentionBench {
     CpuBackend backend(kernels, pool);
     SequenceState state;
     if (config.recurrent.resize(1) != kOk || backend.reserve(config, most) != kOk ||
-        state.init(config, capacity, type) != kOk) {
+        state.init(config, capacity, type, false, false) != kOk) {
       return false;
     }
     Random random(7);

@@ -175,7 +175,14 @@ inline void check_delta_step(Report &report, const Kernels &k, Random &random, u
   fill(v, random);
   copy(state, after);
   const float decay = 0.9f, beta = 0.7f;
-  k.delta_step(after.data(), d, q.data(), key.data(), v.data(), decay, beta, o.data());
+  Floats change(kTileCols), applied(d * kTileCols);
+  copy(v, change);
+  copy(state, applied);
+  k.delta_step(after.data(), d, q.data(), key.data(), change.data(), decay, beta, o.data());
+  k.delta_apply(applied.data(), d, key.data(), change.data(), decay);
+  for (uint32_t i = 0; i < d * kTileCols; i++) {
+    report.near("delta_apply", d, applied[i], after[i], 0);
+  }
   for (uint32_t c = 0; c < kTileCols; c++) {
     double predicted = 0, size = std::fabs(v[c]);
     for (uint32_t i = 0; i < d; i++) {
@@ -185,6 +192,7 @@ inline void check_delta_step(Report &report, const Kernels &k, Random &random, u
     }
     const double delta = beta * (v[c] - predicted);
     const double delta_error = beta * sum_bound(size, d + 4);
+    report.near("delta_step delta", d, change[c], delta, delta_error);
     double want = 0, bound = 0;
     for (uint32_t i = 0; i < d; i++) {
       const double kept = double{decay} * state[i * kTileCols + c], added = key[i] * delta;

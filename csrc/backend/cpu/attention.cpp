@@ -131,7 +131,7 @@ void CpuBackend::prepare_heads(const AttentionArgs &a) {
     for (uint32_t t = first; t < first + count; t++) {
       const float *cos = a.cos + static_cast<uint64_t>(t) * (a.n_rot / 2);
       const float *sin = a.sin + static_cast<uint64_t>(t) * (a.n_rot / 2);
-      for (uint32_t h = 0; h < a.n_head; h++) {
+      for (uint32_t h = 0; h < a.n_head && a.q != nullptr; h++) {
         float *q = query_of(a, t, h);
         kernels_.rms_norm(q, a.q_norm, a.head_dim, a.eps, q);
         kernels_.rope(q, cos, sin, a.n_rot);
@@ -155,6 +155,7 @@ void CpuBackend::prepare_heads(const AttentionArgs &a) {
 
 void CpuBackend::attention(const AttentionArgs &a) {
   prepare_heads(a);
+  if (a.q == nullptr) return;
   if (a.n <= kGemvMaxCols) {
     attend_few(a);
     return;

@@ -14,6 +14,7 @@ struct Config;
 struct VisionConfig;
 struct FewScratch;
 struct Tile;
+struct FewSteps;
 struct Block;
 
 class CpuBackend final : public Backend {
@@ -86,8 +87,11 @@ class CpuBackend final : public Backend {
                       int thread);
 
   void delta_head(const DeltaNetArgs &args, uint32_t k_head, int thread);
+  void delta_replay(const DeltaNetArgs &args, uint32_t k_head);
   void delta_steps(const DeltaNetArgs &args, uint32_t k_head, uint32_t first, uint32_t count,
                    float *scratch);
+  void step_block(const DeltaNetArgs &args, uint32_t head, uint32_t count, uint32_t column,
+                  const FewSteps &scratch);
   void delta_chunk(const DeltaNetArgs &args, uint32_t k_head, uint32_t first, uint32_t count,
                    float *scratch);
 

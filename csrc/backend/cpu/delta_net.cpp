@@ -165,41 +165,114 @@ void chunk_block(const Kernels &kernels, uint32_t d, uint32_t n, uint32_t column
 }  // namespace
 
 void CpuBackend::delta_net(const DeltaNetArgs &a) {
-  pool_->run(a.k_heads, [&](uint32_t k_head, int thread) { delta_head(a, k_head, thread); });
-  // The ring takes the last raw columns only now: the items above still read the old ones.
   const uint64_t width = channels_of(a);
-  for (uint32_t t = a.n < 4 ? 0 : a.n - 4; t < a.n; t++) {
-    std::memcpy(a.conv_state + ((a.position + t) & 3) * width, a.qkv + t * width,
-                sizeof(float) * width);
+  // The last four of `count` columns, of which the first belongs to `position`, into the ring.
+  const auto keep_columns = [&](const float *columns, uint32_t position, uint32_t count) {
+    for (uint32_t t = count < 4 ? 0 : count - 4; t < count; t++) {
+      std::memcpy(a.conv_state + ((position + t) & 3) * width, columns + t * width,
+                  sizeof(float) * width);
+    }
+  };
+  keep_columns(a.log.conv, a.position - a.n_logged, a.n_logged);
+  pool_->run(a.k_heads, [&](uint32_t k_head, int thread) { delta_head(a, k_head, thread); });
+  // The ring takes new columns only now: the items above still read the old ones.
+  const uint32_t certain = a.n - a.n_drafts;
+  keep_columns(a.qkv, a.position, certain);
+  if (a.n_drafts != 0) {
+    std::memcpy(a.log.conv, a.qkv + certain * width, sizeof(float) * a.n_drafts * width);
   }
 }
 
 void CpuBackend::delta_head(const DeltaNetArgs &a, uint32_t k_head, int thread) {
+  delta_replay(a, k_head);
   float *scratch = thread_scratch(thread);
+  if (a.n_drafts != 0) {
+    delta_steps(a, k_head, 0, a.n, scratch);
+    return;
+  }
   uint32_t t = 0;
   while (a.n - t >= kChunkTokens) {
     const uint32_t count = a.n - t < kDeltaChunk ? a.n - t : kDeltaChunk;
     delta_chunk(a, k_head, t, count, scratch);
     t += count;
   }
-  delta_steps(a, k_head, t, a.n - t, scratch);
+  if (t < a.n) delta_steps(a, k_head, t, a.n - t, scratch);
 }
+
+// Applies logged tokens to the states of one key head, which the steps then find in the L2 cache.
+void CpuBackend::delta_replay(const DeltaNetArgs &a, uint32_t k_head) {
+  if (a.n_logged == 0) return;
+  const uint32_t d = a.head_dim;
+  for (uint32_t head = k_head; head < a.v_heads; head += a.k_heads) {
+    float *state = a.state + static_cast<uint64_t>(head) * d * d;
+    for (uint32_t column = 0; column < d; column += kCols) {
+      for (uint64_t t = 0; t < a.n_logged; t++) {
+        kernels_.delta_apply(state + column * d, d, a.log.k + (t * a.k_heads + k_head) * d,
+                             a.log.delta + (t * a.v_heads + head) * d + column,
+                             a.log.decay[t * a.v_heads + head]);
+      }
+    }
+  }
+}
+
+// Scratch of a few tokens; smaller than that of a chunk.
+struct FewSteps {
+  float *q, *k, *v, *o;  // [kGemvMaxCols, d]
+  float *block;          // [d, 32] a block of the state that drafts may change
+  float decay[kGemvMaxCols], beta[kGemvMaxCols];
+
+  FewSteps(float *at, uint64_t d) {
+    const uint64_t rows = kGemvMaxCols * d;
+    q = at;
+    k = q + rows;
+    v = k + rows;
+    o = v + rows;
+    block = o + rows;
+  }
+};
 
 void CpuBackend::delta_steps(const DeltaNetArgs &a, uint32_t k_head, uint32_t first, uint32_t count,
                              float *scratch) {
-  const uint32_t d = a.head_dim;
-  float *q = scratch, *k = q + d, *v = k + d, *o = v + d;
-  for (uint32_t t = first; t < first + count; t++) {
-    load_qk(kernels_, a, t, k_head, q, k);
-    for (uint32_t head = k_head; head < a.v_heads; head += a.k_heads) {
-      load_v(kernels_, a, t, head, v);
-      const float decay = std::exp(log_decay(a, t, head)), beta = update_rate(a, t, head);
-      float *state = a.state + static_cast<uint64_t>(head) * d * d;
-      for (uint32_t column = 0; column < d; column += kCols) {
-        kernels_.delta_step(state + column * d, d, q, k, v + column, decay, beta, o + column);
-      }
-      store_output(kernels_, a, t, head, o);
+  const uint32_t d = a.head_dim, certain = count - a.n_drafts;
+  FewSteps s(scratch, d);
+  for (uint32_t i = 0; i < count; i++) {
+    load_qk(kernels_, a, first + i, k_head, s.q + i * d, s.k + i * d);
+  }
+  for (uint32_t head = k_head; head < a.v_heads; head += a.k_heads) {
+    for (uint32_t i = 0; i < count; i++) {
+      load_v(kernels_, a, first + i, head, s.v + i * d);
+      s.decay[i] = std::exp(log_decay(a, first + i, head));
+      s.beta[i] = update_rate(a, first + i, head);
     }
+    for (uint32_t column = 0; column < d; column += kCols) {
+      step_block(a, head, count, column, s);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+      store_output(kernels_, a, first + i, head, s.o + i * d);
+    }
+    for (uint64_t t = 0; t < a.n_drafts; t++) {  // the steps left the deltas in v
+      const uint64_t at = t * a.v_heads + head;
+      std::memcpy(a.log.delta + at * d, s.v + (certain + t) * d, sizeof(float) * d);
+      a.log.decay[at] = s.decay[certain + t];
+    }
+  }
+  for (uint64_t t = 0; t < a.n_drafts; t++) {
+    std::memcpy(a.log.k + (t * a.k_heads + k_head) * d, s.k + (certain + t) * d, sizeof(float) * d);
+  }
+}
+
+// One 32-column block of a value head's state: drafts work on a copy that stays in the L1 cache.
+void CpuBackend::step_block(const DeltaNetArgs &a, uint32_t head, uint32_t count, uint32_t column,
+                            const FewSteps &s) {
+  const uint32_t d = a.head_dim, certain = count - a.n_drafts;
+  float *state = a.state + static_cast<uint64_t>(head) * d * d + column * d;
+  for (uint32_t i = 0; i < count; i++) {
+    if (i == certain) {
+      std::memcpy(s.block, state, sizeof(float) * d * kCols);
+      state = s.block;
+    }
+    kernels_.delta_step(state, d, s.q + i * d, s.k + i * d, s.v + i * d + column, s.decay[i],
+                        s.beta[i], s.o + i * d + column);
   }
 }
 

@@ -111,8 +111,8 @@ void s_conv4_silu(const float *x0, const float *x1, const float *x2, const float
   }
 }
 
-void s_delta_step(float *state, uint32_t d, const float *q, const float *k, const float *v,
-                  float decay, float beta, float *o) {
+void s_delta_step(float *state, uint32_t d, const float *q, const float *k, float *v, float decay,
+                  float beta, float *o) {
   for (uint32_t c = 0; c < kTileCols; c++) {
     float predicted = 0.0f;
     for (uint32_t i = 0; i < d; i++) {
@@ -125,7 +125,15 @@ void s_delta_step(float *state, uint32_t d, const float *q, const float *k, cons
       state[i * kTileCols + c] += k[i] * delta;
       sum += state[i * kTileCols + c] * q[i];
     }
+    v[c] = delta;
     o[c] = sum;
+  }
+}
+
+void s_delta_apply(float *state, uint32_t d, const float *k, const float *delta, float decay) {
+  for (uint32_t i = 0; i < d; i++) {
+    float *row = state + i * kTileCols;
+    for (uint32_t c = 0; c < kTileCols; c++) row[c] = row[c] * decay + k[i] * delta[c];
   }
 }
 
@@ -215,6 +223,7 @@ void q35_init_scalar(Kernels *t) {
   t->rope = s_rope;
   t->conv4_silu = s_conv4_silu;
   t->delta_step = s_delta_step;
+  t->delta_apply = s_delta_apply;
   t->softmax_step = s_softmax_step;
   t->softmax_cols = s_softmax_cols;
   t->scale_cols = s_scale_cols;

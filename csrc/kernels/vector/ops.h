@@ -137,8 +137,8 @@ void v_conv4_silu(const float *x0, const float *x1, const float *x2, const float
 
 // Two passes over a 32-column block of the state, which stays in the first-level cache between
 // them.
-void v_delta_step(float *state, uint32_t d, const float *q, const float *k, const float *v,
-                  float decay, float beta, float *o) {
+void v_delta_step(float *state, uint32_t d, const float *q, const float *k, float *v, float decay,
+                  float beta, float *o) {
   // decay * (S^T k) equals (decay * S)^T k: the stored state is scaled only in the second pass.
   vf even[kColVecs], odd[kColVecs];
   for (uint32_t c = 0; c < kColVecs; c++) even[c] = odd[c] = vset(0.0f);
@@ -153,6 +153,7 @@ void v_delta_step(float *state, uint32_t d, const float *q, const float *k, cons
   for (uint32_t c = 0; c < kColVecs; c++) {
     const vf predicted = vmul(vset(decay), vadd(even[c], odd[c]));
     delta[c] = vmul(vset(beta), vsub(vload(v + c * kVec), predicted));
+    vstore(v + c * kVec, delta[c]);
     even[c] = odd[c] = vset(0.0f);
   }
   const vf g = vset(decay);
@@ -171,6 +172,19 @@ void v_delta_step(float *state, uint32_t d, const float *q, const float *k, cons
     }
   }
   for (uint32_t c = 0; c < kColVecs; c++) vstore(o + c * kVec, vadd(even[c], odd[c]));
+}
+
+void v_delta_apply(float *state, uint32_t d, const float *k, const float *delta, float decay) {
+  const vf g = vset(decay);
+  vf added[kColVecs];
+  for (uint32_t c = 0; c < kColVecs; c++) added[c] = vload(delta + c * kVec);
+  for (uint32_t i = 0; i < d; i++) {
+    const vf key = vset(k[i]);
+    for (uint32_t c = 0; c < kColVecs; c++) {
+      float *s = state + i * kTileCols + c * kVec;
+      vstore(s, vfma(key, added[c], vmul(vload(s), g)));
+    }
+  }
 }
 
 float v_softmax_step(float *s, uint32_t n, float *m, float *l) {
@@ -255,6 +269,7 @@ void fill_ops(Kernels *t) {
   t->rope = v_rope;
   t->conv4_silu = v_conv4_silu;
   t->delta_step = v_delta_step;
+  t->delta_apply = v_delta_apply;
   t->softmax_step = v_softmax_step;
   t->softmax_cols = v_softmax_cols;
   t->scale_cols = v_scale_cols;

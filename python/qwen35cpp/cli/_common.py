@@ -46,7 +46,8 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
         "--kv",
         choices=("auto", "f16", "f32", "q8_0", "iq4_nl"),
         default="auto",
-        help="how attention keys and values are stored: q8_0 takes half the memory of f16, iq4_nl a quarter",
+        help="how attention keys and values are stored: q8_0 takes half the memory of f16, "
+        "iq4_nl a quarter",
     )
 
 
@@ -65,6 +66,17 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     parser.add_argument("--stats", action="store_true", help="figures on standard error")
     add_kv(parser)
+    add_draft(parser, "auto")
+
+
+def add_draft(parser: argparse.ArgumentParser, default: str) -> None:
+    """Where drafts come from."""
+    parser.add_argument(
+        "--draft",
+        choices=("auto", "off", "mtp", "lookup", "both"),
+        default=default,
+        help=f"where drafted tokens come from (default: {default})",
+    )
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -121,6 +133,7 @@ def open_llama(args: argparse.Namespace) -> Llama:
         n_ctx=args.ctx,
         n_threads=args.threads,
         kv_type=args.kv,
+        draft=args.draft,
         mmproj=args.mmproj,
     )
 
@@ -128,10 +141,15 @@ def open_llama(args: argparse.Namespace) -> Llama:
 def figures(text: Text) -> str:
     """What --stats prints."""
     timings = text.timings
+    drafts = (
+        f"{timings.accepted_tokens} of {timings.drafted_tokens} drafts right, "
+        if timings.drafted_tokens
+        else ""
+    )
     return (
         f"prompt {timings.prefill_tokens} tokens at {timings.prefill_per_second:.1f}/s, "
         f"answer {timings.decode_tokens} tokens at {timings.decode_per_second:.1f}/s, "
-        f"seed {text.seed}"
+        f"{drafts}seed {text.seed}"
     )
 
 

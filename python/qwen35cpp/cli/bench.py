@@ -10,7 +10,7 @@ from typing import Any
 
 from .._native import Machine, measure
 from ..llama import Llama
-from ._common import Commands, add_kv, add_model, human_bytes, positive, print_json
+from ._common import Commands, add_draft, add_kv, add_model, human_bytes, positive, print_json
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--depth", type=positive, metavar="N", help="generate after N tokens")
     parser.add_argument("-r", "--repeat", type=positive, default=3, metavar="N")
     add_kv(parser)
+    add_draft(parser, "off")
     parser.set_defaults(run=run)
 
 
@@ -33,6 +34,8 @@ class Result:
     rates: list[float]
     gigabytes: float  # of weights read per second
     gigaops: float  # integer or float operations per second, two per multiply-accumulate
+    drafted: int = 0  # drafts checked, in all repetitions
+    accepted: int = 0  # drafts that were right
 
     @property
     def median(self) -> float:
@@ -45,7 +48,12 @@ def run(args: argparse.Namespace) -> int:
     depth = args.depth or 1
     n_ctx = max(args.prompt, depth + args.generate) + 1
     with Llama(
-        args.model, n_threads=args.threads, n_ctx=n_ctx, kv_type=args.kv, prefix_cache=False
+        args.model,
+        n_threads=args.threads,
+        n_ctx=n_ctx,
+        kv_type=args.kv,
+        prefix_cache=False,
+        draft=args.draft,
     ) as llama:
         results = [
             _prefill(llama, args.prompt, args.repeat),
@@ -81,14 +89,20 @@ def _prefill(llama: Llama, n: int, repeat: int) -> Result:
 def _decode(llama: Llama, depth: int, n: int, repeat: int) -> Result:
     tokens = _tokens(llama, depth)
     rates = []
+    drafted = accepted = 0
     for _ in range(repeat):
         # The first token is drawn from the prompt's logits: n steps give n + 1 tokens.
         text = llama.generate(tokens, max_tokens=n + 1, temperature=0, ignore_eos=True)
         rates.append(n / text.timings.decode_seconds)
+        drafted += text.timings.drafted_tokens
+        accepted += text.timings.accepted_tokens
     rate = statistics.median(rates)
     info = llama.info
     name = f"tg{n}" if depth == 1 else f"tg{n}@{depth}"
-    return Result(name, rates, 1e-9 * info.step_bytes * rate, 2e-9 * info.step_macs * rate)
+    # With drafts one reading of the weights gives several tokens.
+    passes = rate * (1 - accepted / (repeat * n))
+    bytes_, macs = info.step_bytes * passes, info.step_macs * passes
+    return Result(name, rates, 1e-9 * bytes_, 2e-9 * macs, drafted, accepted)
 
 
 def peak_memory() -> int:
@@ -117,6 +131,8 @@ def _as_json(llama: Llama, results: list[Result], limits: Machine, peak: int) ->
                 "repetitions": result.rates,
                 "gigabytes_per_second": result.gigabytes,
                 "gigaops_per_second": result.gigaops,
+                "drafted_tokens": result.drafted,
+                "accepted_tokens": result.accepted,
             }
             for result in results
         ],
@@ -141,5 +157,8 @@ def _print_table(llama: Llama, results: list[Result], limits: Machine, peak: int
             f"| {result.test} | {result.median:.2f} | {spread:.0%} | {reads} "
             f"| {result.gigaops:.1f} | {result.gigaops / int8:.0%} |"
         )
+    for result in results:
+        if result.drafted:
+            print(f"\n{result.test}: {result.accepted} of {result.drafted} drafts right")
     print(f"\nread limit {read:.1f} GB/s, int8 peak {int8:.0f} GOP/s, both measured just now")
     print(f"peak memory {human_bytes(peak)}")

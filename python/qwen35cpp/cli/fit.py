@@ -66,13 +66,15 @@ def run(args: argparse.Namespace) -> int:
 
 def estimate(args: argparse.Namespace, kv_type: str) -> _memory.Needs:
     """The memory of the model that the arguments describe."""
-    from .._handles import KV_TYPES, Model
+    from .._handles import DRAFTS, KV_TYPES, Model
+    from .._load import draft_sources
 
     model = Model(os.fsencode(args.model), vocab_only=1)
     try:
         n_ctx = args.ctx or model.info.n_ctx_train
         process = _memory.resident()
-        sizes = model.estimate(args.threads, n_ctx=n_ctx, kv_type=KV_TYPES[kv_type])
+        draft = DRAFTS[draft_sources("auto", model.info)]
+        sizes = model.estimate(args.threads, n_ctx=n_ctx, kv_type=KV_TYPES[kv_type], draft=draft)
     finally:
         model.close()
     from ..convert import info  # behind the measurement: it is not part of a process that generates

@@ -1,0 +1,152 @@
+"""Decoding with drafts against plain decoding: what a round costs, how often drafts are right.
+
+    python bench/drafts.py                                      # the model of the package, by skill
+    python bench/drafts.py MODEL.gguf --impose .85,.70,.55      # random weights
+
+Both kinds of decoding take turns. With --impose, draft i of a pass is taken for right with the
+given probability, because random weights draft nothing that is right: everything is computed as
+usual, only the verdict is drawn. On a busy machine --threads 1 has the skills compared by CPU time.
+Speeds are tokens per second of decoding; the parts are medians of
+means over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from qwen35cpp import Llama
+from qwen35cpp.types import DraftStatistics, Text
+
+ROOT = Path(__file__).resolve().parent.parent
+SKILLS = ("story", "chat", "passage", "extract", "tools", "copy", "classify")
+
+
+def statistics_of(llama: Llama) -> DraftStatistics:
+    """What the session of a Llama has drafted."""
+    return llama._engine.slots[0].draft_statistics()
+
+
+def parts(before: DraftStatistics, after: DraftStatistics) -> str:
+    """Milliseconds of the parts of a round, and how large the passes were."""
+    passes = max(1, after.passes - before.passes)
+    steps = after.steps - before.steps
+    step = 1e3 * (after.step_seconds - before.step_seconds) / max(1, steps)
+    rows = [
+        f"{i + 1}: {1e3 * (after.row_seconds[i] - before.row_seconds[i]) / n:.2f} ms x{n}"
+        for i in range(8)
+        if (n := after.rows[i] - before.rows[i])
+    ]
+    drawn = after.drawn - before.drawn
+    return (
+        f"{drawn / passes:.2f} tokens a pass, {steps / passes:.2f} steps of {step:.2f} ms; "
+        f"passes by rows {', '.join(rows)}"
+    )
+
+
+def impose(path: str, chances: Sequence[float], arguments: argparse.Namespace) -> None:
+    """Full-size random weights with an imposed acceptance."""
+    prompt = [(i * 7919) % 50_000 for i in range(1, arguments.depth + 1)]
+    n_ctx = arguments.depth + arguments.tokens + 16
+    options = {"n_ctx": n_ctx, "n_threads": arguments.threads, "prefix_cache": False}
+    with Llama(path, draft="off", **options) as plain, Llama(path, draft="mtp", **options) as mtp:
+        mtp._engine.slots[0].session.impose_acceptance(chances)
+        speeds: dict[str, list[float]] = {"plain": [], "drafts": []}
+        before = statistics_of(mtp)
+        for round_ in range(arguments.rounds + 1):
+            for name, llama in (("plain", plain), ("drafts", mtp)):
+                text = llama.generate(
+                    prompt, max_tokens=arguments.tokens + 1, temperature=0, ignore_eos=True
+                )
+                if round_:  # the first one learns
+                    speeds[name].append(arguments.tokens / text.timings.decode_seconds)
+            if not round_:
+                before = statistics_of(mtp)
+        ratios = [d / p for d, p in zip(speeds["drafts"], speeds["plain"], strict=True)]
+        print(
+            f"| {Path(path).stem} | {'/'.join(f'{c:.2f}' for c in chances)} "
+            f"| {statistics.median(speeds['plain']):.1f} "
+            f"| {statistics.median(speeds['drafts']):.1f} | {statistics.median(ratios):.2f} |"
+        )
+        print(f"  {parts(before, statistics_of(mtp))}", flush=True)
+
+
+def decode(llama: Llama, prompt: list[int], temperature: float) -> tuple[float, Text]:
+    """Seconds from the first token to the last, of CPU time with one thread, and the text."""
+    clock = time.process_time if llama.n_threads == 1 else time.perf_counter
+    stream = llama.generate(prompt, max_tokens=150, temperature=temperature, seed=1, stream=True)
+    next(stream, None)
+    start = clock()
+    text = stream.drain()
+    return clock() - start, text
+
+
+def skills(arguments: argparse.Namespace) -> None:
+    """The trained model of the package: real acceptance and speed by skill."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from tiny import cases
+
+    modes = ("off", "mtp", "lookup", "both")
+    options = {"n_ctx": 2048, "n_threads": arguments.threads, "prefix_cache": False}
+    llamas = {mode: Llama.tiny(draft=mode, **options) for mode in modes}
+    print("| skill | tokens | " + " | ".join(f"{mode}: right, speed" for mode in modes[1:]) + " |")
+    print("|---|---|" + "---|" * (len(modes) - 1))
+    for skill in SKILLS:
+        plain = llamas["off"]
+        if skill == "story":
+            prompts = [
+                plain.tokenize(sample.text[:40]) for sample in cases.stories(arguments.count)
+            ]
+        else:
+            samples = cases.SETS[skill].cases(arguments.count)
+            prompts = [
+                list(plain.render_chat(sample.prompt, tools=sample.tools or None).ids)
+                for sample in samples
+            ]
+        seconds: dict[str, list[float]] = {mode: [] for mode in modes}
+        drafted, accepted, made = dict.fromkeys(modes, 0), dict.fromkeys(modes, 0), 0
+        for prompt in prompts:
+            for mode, llama in llamas.items():
+                times = []
+                for _ in range(arguments.rounds):
+                    seconds_, text = decode(llama, prompt, arguments.temperature)
+                    times.append(seconds_)
+                seconds[mode].append(min(times))
+                drafted[mode] += text.timings.drafted_tokens
+                accepted[mode] += text.timings.accepted_tokens
+            made += len(text.tokens)
+        cells = [
+            f"{accepted[mode] / max(1, drafted[mode]):.0%} of {drafted[mode] / made:.2f}, "
+            f"{sum(seconds['off']) / sum(seconds[mode]):.2f}x"
+            for mode in modes[1:]
+        ]
+        print(f"| {skill} | {made} | " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    """Command line; see the module's first lines."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("models", nargs="*", help="files with an MTP layer; none: by skill")
+    parser.add_argument("--impose", default=".85,.70,.55", help="acceptance by position")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens generated")
+    parser.add_argument("--depth", type=int, default=64, help="tokens before them")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=12, help="prompts of a skill")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if not arguments.models:
+        skills(arguments)
+        return
+    chances = [float(part) for part in arguments.impose.split(",")]
+    print("| file | acceptance | plain t/s | drafts t/s | ratio |\n|---|---|---|---|---|")
+    for path in arguments.models:
+        impose(path, chances, arguments)
+
+
+if __name__ == "__main__":
+    main()

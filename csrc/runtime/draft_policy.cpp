@@ -1,0 +1,143 @@
+#include "runtime/draft_policy.h"
+
+#include <algorithm>
+
+namespace q35 {
+
+namespace {
+
+constexpr float kMemory = 0.97f;   // some 33 observations count
+constexpr float kFading = 0.9f;    // of what is imagined before there are any
+constexpr double kMtpGuess = 0.6;  // chance of a draft
+constexpr double kLookupGuess[] = {0.2, 0.3, 0.5, 0.6, 0.7, 0.85};
+constexpr double kRowGuess = 0.1;    // of a pass: what one row more costs
+constexpr double kStepGuess = 0.15;  // the same for a step of the MTP layer
+constexpr uint32_t kSure = 3;        // measurements after which a guess is forgotten
+constexpr double kHope = 1.0 / 500;  // of the way back to the guess, in every plain round
+
+constexpr double kMargin = 1.04;       // by which drafts have to be better than none
+constexpr double kProbeShare = 0.005;  // of the time may go into probes
+// Everything is compared with plain decoding, whose time grows with the context.
+constexpr uint64_t kPlainSoon = 16, kPlainLate = 200;  // rounds between two plain ones
+constexpr uint32_t kTrial = 12;  // rounds after which a source is judged by its results
+constexpr uint64_t kRest = 300;  // rounds that it then is left alone
+
+}  // namespace
+
+void Frequency::note(bool hit) {
+  hits = hits * kMemory + (hit ? 1.0f : 0.0f);
+  total = total * kMemory + 1.0f;
+  ignorance *= kFading;
+}
+
+void Duration::note(double measured) {
+  if (count++ < kSure) {
+    seconds = count == 1 ? measured : std::min(seconds, measured);
+    return;
+  }
+  seconds += measured < seconds ? 0.2 * (measured - seconds)
+                                : std::min(0.05 * (measured - seconds), 0.02 * seconds);
+}
+
+void DraftPolicy::note_pass(uint32_t rows, double seconds) {
+  if (rows == 1) {
+    last_plain_ = round_;
+    pass_.note(seconds);
+    row_.seconds += kHope * (kRowGuess * pass_.seconds - row_.seconds);
+  } else {
+    row_.note(std::max(0.0, seconds - pass_.seconds) / (rows - 1));
+  }
+}
+
+double DraftPolicy::row_seconds() const {
+  const double guess = kRowGuess * pass_.seconds;
+  return row_.count < kSure ? guess : row_.seconds;
+}
+
+double DraftPolicy::step_seconds() const {
+  return step_.count != 0 ? step_.seconds : kStepGuess * pass_.seconds;
+}
+
+void DraftPolicy::note_round(Source source, uint32_t tokens, uint32_t rows, uint32_t steps) {
+  if (source == Source::None) return;
+  Record &r = record(source);
+  r.tokens = r.tokens * kMemory + tokens;
+  r.seconds =
+      r.seconds * kMemory + pass_.seconds + (rows - 1) * row_.seconds + steps * step_.seconds;
+  if (++r.rounds < kTrial || r.tokens * pass_.seconds >= r.seconds) return;
+  r = {};
+  r.rests_until = round_ + kRest;
+}
+
+void DraftPolicy::note_mtp(uint32_t depth, float p, bool right) {
+  const uint32_t level = std::min(kLevels - 1, static_cast<uint32_t>(p * kLevels));
+  depth_[depth].note(right);
+  level_[depth][level].note(right);
+}
+
+double DraftPolicy::mtp_chance(uint32_t depth) const {
+  const double prior = depth == 0 ? kMtpGuess : depth_[depth - 1].estimate(kMtpGuess);
+  return depth_[depth].estimate(prior);
+}
+
+double DraftPolicy::mtp_chance(uint32_t depth, float p) const {
+  const uint32_t level = std::min(kLevels - 1, static_cast<uint32_t>(p * kLevels));
+  return level_[depth][level].estimate(0.5 * (mtp_chance(depth) + static_cast<double>(p)));
+}
+
+uint32_t DraftPolicy::length_class(uint32_t length) {
+  const uint32_t limits[kLengths - 1] = {3, 4, 6, 10, 18};
+  uint32_t i = 0;
+  while (i < kLengths - 1 && length >= limits[i]) i++;
+  return i;
+}
+
+void DraftPolicy::note_lookup(uint32_t length, bool right) {
+  length_[length_class(length)].note(right);
+}
+
+double DraftPolicy::lookup_chance(uint32_t length) const {
+  const uint32_t i = length_class(length);
+  return length_[i].estimate(kLookupGuess[i]);
+}
+
+DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &lookup) {
+  round_++;
+  if (pass_.count == 0) return {Source::None, 0, 0, false};  // the first pass is measured alone
+  Plan best = {Source::None, 0, 1.0 / pass_.seconds, false};
+  if (round_ - last_plain_ > (pass_.count < 2 * kSure ? kPlainSoon : kPlainLate)) return best;
+  if (row_.count < kSure) room = std::min(room, 1u);  // until it is known what rows cost
+  double needed = kMargin * best.rate;
+  const auto consider = [&](Source source, uint32_t n, double tokens, double seconds) {
+    if (tokens / seconds <= needed) return;
+    best = {source, n, tokens / seconds, false};
+    needed = best.rate;
+  };
+  double chance = 1, tokens = 1;
+  const uint32_t found = round_ < lookup_.rests_until ? 0 : std::min(room, lookup.n);
+  for (uint32_t n = 1; n <= found; n++) {
+    chance *= lookup_chance(lookup.match + n - 1);
+    tokens += chance;
+    consider(Source::Lookup, n, tokens, pass_seconds(1 + n));
+  }
+  chance = tokens = 1;
+  for (uint32_t n = 1; n <= room && mtp && round_ >= mtp_.rests_until; n++) {
+    chance *= mtp_chance(n - 1);
+    tokens += chance;
+    consider(Source::Mtp, n, tokens, pass_seconds(1 + n) + n * step_seconds());
+  }
+  const double interval = std::max(8.0, step_seconds() / (kProbeShare * pass_.seconds));
+  best.probe = best.source == Source::None && mtp && room > 0 &&
+               static_cast<double>(round_ - last_mtp_) > interval;
+  if (best.source == Source::Mtp || best.probe) last_mtp_ = round_;
+  return best;
+}
+
+DraftPolicy::Plan DraftPolicy::all(uint32_t room, bool mtp, const Lookup &lookup) {
+  const uint32_t found = std::min(room, lookup.n);
+  if (found != 0) return {Source::Lookup, found, 0, false};
+  const Source source = mtp && room != 0 ? Source::Mtp : Source::None;
+  return {source, room, 0, false};
+}
+
+}  // namespace q35

@@ -1,0 +1,188 @@
+// Check of the parts of drafting that need no model: lookups against a search of the whole text,
+// and the policy in simulated worlds whose best choice is known.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "runtime/draft_policy.h"
+#include "runtime/lookup_index.h"
+#include "runtime/sampler.h"
+
+namespace {
+
+using q35::DraftPolicy;
+using q35::kMaxDrafts;
+using q35::LookupIndex;
+using q35::Random;
+
+void expect(bool ok, const char *what, double found = 0, double wanted = 0) {
+  if (ok) return;
+  std::fprintf(stderr, "failed: %s: %g against %g\n", what, found, wanted);
+  std::exit(1);
+}
+
+uint32_t below(Random *random, uint32_t n) {
+  return static_cast<uint32_t>(random->next() % n);
+}
+
+// The longest earlier match of the end, up to kLongest, at the newest place.
+LookupIndex::Match search(const std::vector<int32_t> &text) {
+  LookupIndex::Match best;
+  for (size_t end = 1; end < text.size(); end++) {  // the match ends before `end`
+    uint32_t length = 0;
+    while (length < end && length < LookupIndex::kLongest &&
+           text[end - 1 - length] == text[text.size() - 1 - length]) {
+      length++;
+    }
+    if (length >= 2 && length >= best.length) best = {length, static_cast<uint32_t>(end)};
+  }
+  return best;
+}
+
+void check_lookup(uint32_t vocabulary) {
+  Random random(vocabulary);
+  LookupIndex index;
+  std::vector<int32_t> text;
+  constexpr int kSteps = 4000;
+  int same = 0;
+  for (int step = 0; step < kSteps; step++) {
+    const uint32_t action = below(&random, 40);
+    if (action == 0 && text.size() > 20) {
+      text.resize(text.size() - below(&random, 20));
+      index.truncate(text.size());
+    } else if (action == 1) {  // a text that shares its beginning
+      text.resize(text.size() - below(&random, std::min<uint32_t>(60, text.size() + 1)));
+      for (int i = 0; i < 5; i++) text.push_back(static_cast<int32_t>(below(&random, vocabulary)));
+      expect(index.assign(text.data(), text.size()) == q35::kOk, "assign");
+    } else if (action < 12 && text.size() > 30) {  // a passage again
+      const size_t from = below(&random, static_cast<uint32_t>(text.size() - 12));
+      for (size_t i = from; i < from + 10; i++) {
+        text.push_back(text[i]);
+        expect(index.push(text[i]) == q35::kOk, "push");
+      }
+    } else {
+      text.push_back(static_cast<int32_t>(below(&random, vocabulary)));
+      expect(index.push(text.back()) == q35::kOk, "push");
+    }
+    expect(index.size() == text.size(), "size");
+    const LookupIndex::Match found = index.find(), wanted = search(text);
+    const bool equal =
+        found.length == wanted.length && (found.next == wanted.next || wanted.length == 0);
+    same += equal ? 1 : 0;
+    expect(found.length <= wanted.length, "no match is longer", found.length, wanted.length);
+    for (uint32_t i = 0; i < found.length; i++) {
+      expect(text[found.next - 1 - i] == text[text.size() - 1 - i], "what is found agrees");
+    }
+  }
+  // Pairs that stand at more places than are followed may have an older, longer match.
+  expect(same > 0.9 * kSteps, "the longest match is found", same, kSteps);
+  expect(text.size() > 1000, "the text grew");
+}
+
+void check_repetition() {
+  const int32_t text[] = {7, 1, 2, 1, 2, 1, 2};
+  LookupIndex index;
+  expect(index.assign(text, 7) == q35::kOk, "assign");
+  const LookupIndex::Match match = index.find();
+  expect(match.length == 4 && match.next == 5, "overlapping match", match.length, 4);
+  int32_t drafts[6];
+  for (uint32_t i = 0; i < 6; i++) drafts[i] = index.token(match, i, drafts);
+  for (uint32_t i = 0; i < 6; i++) expect(drafts[i] == text[1 + i % 2], "it goes on for ever");
+}
+
+// A world where a pass of n rows takes 1 + row * (n - 1), a step of the layer `step`, and drafts
+// are right with `mtp`, or with `lookup` in the share `found` of the rounds. Returns tokens per
+// time over many rounds, the first ones included.
+struct World {
+  double row, step, mtp, lookup, found;
+};
+
+double simulate(const World &w, int rounds) {
+  Random random(3);
+  DraftPolicy policy;
+  double tokens = 0, time = 0;
+  for (int round = 0; round < rounds; round++) {
+    const bool found = random.uniform() < w.found;
+    const DraftPolicy::Lookup lookup = {5, found ? kMaxDrafts : 0};
+    const DraftPolicy::Plan plan = policy.plan(kMaxDrafts, true, lookup);
+    uint32_t n = 0, steps = 0;
+    if (plan.source == DraftPolicy::Source::Lookup) {
+      n = plan.n;
+    } else if (plan.source == DraftPolicy::Source::Mtp || plan.probe) {
+      double chance = 1;
+      while (steps < (plan.probe ? 1u : kMaxDrafts)) {
+        if (steps > 0 && !policy.worth_step(chance * policy.mtp_chance(steps), plan.rate)) {
+          break;
+        }
+        policy.note_step(w.step);
+        time += w.step;
+        chance *= policy.mtp_chance(steps, 0.7f);
+        n += policy.worth_row(chance, plan.rate) && n == steps ? 1 : 0;
+        steps++;
+      }
+    }
+    const double pass = 1 + w.row * n, noise = 0.95 + 0.1 * random.uniform();
+    const double stall = random.uniform() < 0.1 ? 5 : 0;  // the thread lost its core
+    policy.note_pass(1 + n, pass * noise + stall);
+    time += pass;
+    tokens += 1;
+    uint32_t gained = 1;
+    const bool by_lookup = plan.source == DraftPolicy::Source::Lookup;
+    bool right = true;
+    for (uint32_t i = 0; i < std::max(n, steps) && right; i++) {
+      right = random.uniform() < (by_lookup ? w.lookup : w.mtp);
+      if (by_lookup) {
+        policy.note_lookup(5 + i, right);
+      } else {
+        policy.note_mtp(i, 0.7f, right);
+      }
+      gained += right && i < n ? 1 : 0;
+    }
+    tokens += gained - 1;
+    if (!plan.probe) policy.note_round(plan.source, gained, 1 + n, steps);
+    if (!by_lookup && found) policy.note_lookup(5, random.uniform() < w.lookup);
+  }
+  return tokens / time;
+}
+
+// The best fixed depth of one source.
+double best_fixed(double row, double step, double chance) {
+  double best = 1;
+  for (uint32_t n = 1; n <= kMaxDrafts; n++) {
+    double tokens = 1, right = 1;
+    for (uint32_t i = 0; i < n; i++) tokens += right *= chance;
+    best = std::max(best, tokens / (1 + n * (row + step)));
+  }
+  return best;
+}
+
+void check_policy() {
+  for (const double row : {0.02, 0.1, 0.3, 0.6}) {
+    for (const double step : {0.03, 0.1, 0.4}) {
+      for (const double chance : {0.0, 0.2, 0.5, 0.8, 0.95}) {
+        const double found = simulate({row, step, chance, 0, 0}, 3000);
+        const double best = best_fixed(row, step, chance);
+        expect(found > 0.98, "not slower than plain decoding", found, 1);
+        expect(found > 0.85 * best, "near the best fixed depth", found, best);
+        const double copied = simulate({row, 9, 0, chance, 1}, 3000);
+        expect(copied > 0.98, "lookups: not slower than plain decoding", copied, 1);
+        expect(copied > 0.85 * best_fixed(row, 0, chance), "lookups: near the best", copied,
+               best_fixed(row, 0, chance));
+      }
+    }
+  }
+  // Both, where the lookup is better when it finds something.
+  const double both = simulate({0.1, 0.1, 0.6, 0.95, 0.5}, 3000);
+  expect(both > 1.1 * best_fixed(0.1, 0.1, 0.6), "both are better than one", both, 1.1);
+}
+
+}  // namespace
+
+int main() {
+  for (const uint32_t vocabulary : {100u, 5000u}) check_lookup(vocabulary);
+  check_repetition();
+  check_policy();
+  return 0;
+}
