@@ -1,0 +1,64 @@
+"""Time of one step of 1 to 8 tokens, relative to a step of one: what drafts and parallel requests pay.
+
+    python bench/few_tokens.py model.gguf [more.gguf] --rounds 40
+
+Every round takes one step of each count in turn, all logits included; the shortest time of each
+counts, for everything that another process does adds to it. Prints a Markdown table, with the share
+of the read bandwidth measured just before that a step of one token reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+from qwen35cpp import Llama
+from qwen35cpp._handles import Outputs
+from qwen35cpp._native import measure
+
+COUNTS = (1, 2, 3, 4, 6, 8)
+DEPTH = 16  # tokens before the first step
+LAST = 256  # position at which the session starts anew, so that attention stays cheap
+
+
+def shortest_steps(llm: Llama, rounds: int) -> dict[int, float]:
+    """The shortest time in seconds of a step of each count."""
+    session = llm._engine.session  # its eval runs on this thread and takes our buffer
+    logits = np.zeros((max(COUNTS), llm.n_vocab()), np.float32)
+    best = dict.fromkeys(COUNTS, float("inf"))
+    ids = [(i * 7919) % 50_000 for i in range(1, DEPTH + max(COUNTS) + 1)]
+    session.eval(ids[:DEPTH], None, None)
+    for _ in range(rounds):
+        for n in COUNTS:
+            if session.position + n > LAST:
+                session.reset()
+                session.eval(ids[:DEPTH], None, None)
+            outputs = Outputs(want=b"\1" * n, logits=logits[:n])
+            start = time.perf_counter()
+            session.eval(ids[DEPTH : DEPTH + n], outputs, None)
+            best[n] = min(best[n], time.perf_counter() - start)
+    return best
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=None)
+    args = parser.parse_args()
+    print("| file | " + " | ".join(f"{n}" for n in COUNTS) + " | one token | of read limit |")
+    print("| --- |" + " ---: |" * (len(COUNTS) + 2))
+    for path in args.files:
+        with Llama(path, n_ctx=LAST + 16, n_threads=args.threads) as llm:
+            limit = measure(llm.n_threads).read_bytes_per_second
+            best = shortest_steps(llm, args.rounds)
+            share = llm.info.step_bytes / best[1] / limit
+        ratios = " | ".join(f"{best[n] / best[1]:.2f}" for n in COUNTS)
+        name = path.rsplit("/", 1)[-1]
+        print(f"| {name} | {ratios} | {1e3 * best[1]:.1f} ms | {share:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
