@@ -48,7 +48,8 @@ inline void group_starts(const int8_t *q, uint32_t n, int32_t *start) {
 
 // sum[t] += the products of n values of the slab's rows and kC tokens.
 template <class D, uint32_t kC>
-inline void add_slab(const Slab &slab, const Token *token, uint32_t n, float (*sum)[kRows]) {
+inline void add_slab(const Slab &slab, const Token *token, uint32_t n, const uint8_t *ahead,
+                     float (*sum)[kRows]) {
   constexpr uint32_t kGroup = D::kGroup, kParts = 32 / kGroup;
   int32_t start[kC][16];
   const int8_t *x[kC];
@@ -56,7 +57,14 @@ inline void add_slab(const Slab &slab, const Token *token, uint32_t n, float (*s
     x[c] = token[c].q;
     if constexpr (D::kBias != 0) group_starts<D>(x[c], n, start[c]);
   }
+  constexpr uint32_t kAhead = kRows * 256 / D::kUnit * D::kBytes / (256 / kGroup);
   for (uint32_t g = 0; g < n / kGroup; g++) {
+    if (ahead != nullptr) {
+      for (uint32_t i = 0; i < kAhead; i += 64) {
+        _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
+      }
+      ahead += kAhead;
+    }
     GroupOf<kC> group;
     for (uint32_t c = 0; c < kC; c++) {
       group.d[c] = token[c].d[g / kParts];
@@ -73,14 +81,20 @@ inline void add_slab(const Slab &slab, const Token *token, uint32_t n, float (*s
 
 template <class D>
 inline void add_columns(const Slab &slab, const Token *token, uint32_t n_cols, uint32_t n,
-                        float (*sum)[kRows]) {
-  for (; n_cols >= 4; n_cols -= 4, token += 4, sum += 4) add_slab<D, 4>(slab, token, n, sum);
-  if (n_cols == 3) {
-    add_slab<D, 3>(slab, token, n, sum);
+                        const uint8_t *ahead, float (*sum)[kRows]) {
+  if (n_cols > 4) {
+    add_slab<D, 4>(slab, token, n, ahead, sum);
+    ahead = nullptr;
+    n_cols -= 4, token += 4, sum += 4;
+  }
+  if (n_cols == 4) {
+    add_slab<D, 4>(slab, token, n, ahead, sum);
+  } else if (n_cols == 3) {
+    add_slab<D, 3>(slab, token, n, ahead, sum);
   } else if (n_cols == 2) {
-    add_slab<D, 2>(slab, token, n, sum);
-  } else if (n_cols == 1) {
-    add_slab<D, 1>(slab, token, n, sum);
+    add_slab<D, 2>(slab, token, n, ahead, sum);
+  } else {
+    add_slab<D, 1>(slab, token, n, ahead, sum);
   }
 }
 
@@ -104,15 +118,12 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
   const uint8_t *ahead = w[0][0] + kRows * g.row_bytes;
   for (uint32_t k = 0; k < g.k; k += 256) {
     const uint32_t n = g.k - k < 256 ? g.k - k : 256;
-    for (uint32_t i = 0; i < kRows * kBytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
-    }
-    ahead += kRows * kBytes;
     for (uint32_t half = 0; half < 2; half++) {
       interleave<D>(w[half], n, slab.q + 32 * half, slab.scale + 8 * half, slab.min + 8 * half);
       for (uint32_t r = 0; r < 8; r++) w[half][r] += kBytes;
     }
-    add_columns<D>(slab, token, g.n_cols, n, sum);
+    add_columns<D>(slab, token, g.n_cols, n, ahead, sum);
+    ahead += kRows * kBytes;
     for (uint32_t c = 0; c < g.n_cols; c++) {
       token[c].q += 256;
       token[c].d += 256 / kActGroup;
