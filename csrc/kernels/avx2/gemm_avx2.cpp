@@ -174,14 +174,16 @@ void product(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[kRow
     const float *s = (kGroup == 32 ? tile.s32 : tile.s16) + g * kTokens;
     const float *d = tile.d + g / kParts * kTokens;
     const int8_t *x[kTokens];
+    int32_t start[kTokens];
     GroupOf<kTokens> group;
     for (uint32_t t = 0; t < kTokens; t++) {
       x[t] = tile.x + static_cast<size_t>(g) * kGroup * kTokens + 4 * t;
-      group.d[t] = d[t];
-      group.start[t] = kBiased<kRun, kMin> ? bias * total[t] : 0;
-      group.s[t] = s[t];
+      start[t] = kBiased<kRun, kMin> ? bias * total[t] : 0;
+      group.d[t] = d + t;
+      group.start[t] = start + t;
+      group.s[t] = s + t;
     }
-    add_group<kRun, kGroup, kMin, kTokens, kStep>(
+    add_group<kRun, kGroup, kMin, false, kTokens, kStep>(
         panel.q + static_cast<size_t>(g) * kGroup * kRows, panel.scale + g * kRows,
         panel.min + g * kRows, x, group, sum);
   }

@@ -48,7 +48,7 @@ inline void group_starts(const int8_t *q, uint32_t n, int32_t *start) {
 
 // sum[t] += the products of n values of the slab's rows and kC tokens.
 template <class D, uint32_t kC>
-inline void add_slab(const Slab &slab, const Token *token, uint32_t n, const uint8_t *ahead,
+void add_slab(const Slab &slab, const Token *token, uint32_t n, const uint8_t *ahead,
                      float (*sum)[kRows]) {
   constexpr uint32_t kGroup = D::kGroup, kParts = 32 / kGroup;
   int32_t start[kC][16];
@@ -67,14 +67,12 @@ inline void add_slab(const Slab &slab, const Token *token, uint32_t n, const uin
     }
     GroupOf<kC> group;
     for (uint32_t c = 0; c < kC; c++) {
-      group.d[c] = token[c].d[g / kParts];
-      group.start[c] = D::kBias != 0 ? start[c][g] : 0;
-      const float *s = token[c].s + g * (kGroup / 16);
-      if constexpr (D::kHasMin) group.s[c] = kGroup == 32 ? s[0] + s[1] : s[0];
+      group.d[c] = token[c].d + g / kParts;
+      group.start[c] = start[c] + g;
+      group.s[c] = token[c].s + g * (kGroup / 16);
     }
-    add_group<kRunOf<D>, kGroup, D::kHasMin, kC, 4>(slab.q + g * kGroup * kRows,
-                                                    slab.scale + g * kRows, slab.min + g * kRows, x,
-                                                    group, sum);
+    add_group<kRunOf<D>, kGroup, D::kHasMin, kGroup == 32, kC, 4>(
+        slab.q + g * kGroup * kRows, slab.scale + g * kRows, slab.min + g * kRows, x, group, sum);
     for (uint32_t c = 0; c < kC; c++) x[c] += kGroup;
   }
 }
@@ -132,7 +130,12 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
   }
   for (uint32_t c = 0; c < g.n_cols; c++) {
     float *y = g.y + c * g.y_stride + row;
-    for (uint32_t r = 0; r < rows; r++) y[r] = sum[c][r];
+    if (rows == kRows) {
+      _mm256_storeu_ps(y, _mm256_load_ps(sum[c]));
+      _mm256_storeu_ps(y + 8, _mm256_load_ps(sum[c] + 8));
+    } else {
+      for (uint32_t r = 0; r < rows; r++) y[r] = sum[c][r];
+    }
   }
 }
 

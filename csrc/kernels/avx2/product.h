@@ -28,22 +28,17 @@ inline void pair_sums(const uint8_t *q, const int8_t *const (&x)[kC], uint32_t a
                       __m256i (&pairs)[2][kC]) {
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < (kRun == 0 ? 1 : kRun); i++) {
-    const __m256i w0 = load32(q + i * kRows * 4), w1 = load32(q + i * kRows * 4 + 32);
-#pragma GCC unroll 6
+    const __m256i w[2] = {load32(q + i * kRows * 4), load32(q + i * kRows * 4 + 32)};
+#pragma GCC unroll 4
     for (uint32_t t = 0; t < kC; t++) {
       const __m256i xt = _mm256_set1_epi32(static_cast<int>(load_u32(x[t] + (at + i) * kStep)));
-      __m256i p0, p1;
-      if constexpr (kRun == 0) {
-        p0 = _mm256_maddubs_epi16(_mm256_abs_epi8(w0), _mm256_sign_epi8(xt, w0));
-        p1 = _mm256_maddubs_epi16(_mm256_abs_epi8(w1), _mm256_sign_epi8(xt, w1));
-      } else {
-        p0 = _mm256_maddubs_epi16(w0, xt);
-        p1 = _mm256_maddubs_epi16(w1, xt);
+      for (uint32_t v = 0; v < 2; v++) {
+        const __m256i p =
+            kRun == 0 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[v]), _mm256_sign_epi8(xt, w[v]))
+                      : _mm256_maddubs_epi16(w[v], xt);
+        pairs[v][t] = i == 0 ? p : _mm256_add_epi16(pairs[v][t], p);
+        keep_order(&pairs[v][t]);
       }
-      pairs[0][t] = i == 0 ? p0 : _mm256_add_epi16(pairs[0][t], p0);
-      pairs[1][t] = i == 0 ? p1 : _mm256_add_epi16(pairs[1][t], p1);
-      keep_order(&pairs[0][t]);
-      keep_order(&pairs[1][t]);
     }
   }
 }
@@ -59,7 +54,7 @@ inline void dots(const uint8_t *q, const int8_t *const (&x)[kC], __m256i (&dot)[
     __m256i pairs[2][kC];
     pair_sums<kFit, kC, kStep>(q + i * kRows * 4, x, i, pairs);
     for (uint32_t v = 0; v < 2; v++) {
-#pragma GCC unroll 6
+#pragma GCC unroll 4
       for (uint32_t t = 0; t < kC; t++) {
         const __m256i words = _mm256_madd_epi16(pairs[v][t], _mm256_set1_epi16(1));
         dot[v][t] = i == 0 ? words : _mm256_add_epi32(dot[v][t], words);
@@ -69,37 +64,47 @@ inline void dots(const uint8_t *q, const int8_t *const (&x)[kC], __m256i (&dot)[
   }
 }
 
-// What the tokens bring to a group of values.
+// What the tokens bring to a group of values, read where it is used: registers are scarce.
 template <uint32_t kC>
 struct GroupOf {
-  float d[kC];        // scale
-  int32_t start[kC];  // bias * (sum of the integers)
-  float s[kC];        // d * (sum of the integers)
+  const float *d[kC];        // scale
+  const int32_t *start[kC];  // bias * (sum of the integers)
+  const float *s[kC];        // d * (sum of the integers); [2] when kSplit: of 16 values each
 };
 
-// sum[t] += the products of one group. scale, min: [kRows]; sum: [tokens][kRows], in memory because
-// the registers are full of integer dots.
-template <uint32_t kRun, uint32_t kGroup, bool kMin, uint32_t kC, uint32_t kStep>
+// The sums are in memory, and the compiler is kept from holding them in registers as well.
+inline float *in_memory(float *p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
+// sum[t] += the products of one group. scale, min: [kRows]; sum: [tokens][kRows]
+template <uint32_t kRun, uint32_t kGroup, bool kMin, bool kSplit, uint32_t kC, uint32_t kStep>
 inline void add_group(const uint8_t *q, const float *scale, const float *min,
                       const int8_t *const (&x)[kC], const GroupOf<kC> &group,
                       float (*sum)[kRows]) {
   __m256i dot[2][kC];
   dots<kRun, kGroup, kC, kStep>(q, x, dot);
-#pragma GCC unroll 6
+#pragma GCC unroll 4
   for (uint32_t t = 0; t < kC; t++) {
-    const __m256 d = _mm256_set1_ps(group.d[t]);
+    float *out = in_memory(sum[t]);
+    __m256 y[2];
     for (uint32_t v = 0; v < 2; v++) {
       if constexpr (kBiased<kRun, kMin>) {
-        dot[v][t] = _mm256_sub_epi32(dot[v][t], _mm256_set1_epi32(group.start[t]));
+        dot[v][t] = _mm256_sub_epi32(dot[v][t], _mm256_set1_epi32(*group.start[t]));
       }
-      const __m256 y = _mm256_cvtepi32_ps(dot[v][t]);
-      __m256 at = _mm256_load_ps(sum[t] + 8 * v);
-      at = _mm256_fmadd_ps(_mm256_mul_ps(y, _mm256_loadu_ps(scale + 8 * v)), d, at);
-      if constexpr (kMin) {
-        at = _mm256_fnmadd_ps(_mm256_loadu_ps(min + 8 * v), _mm256_set1_ps(group.s[t]), at);
-      }
-      _mm256_store_ps(sum[t] + 8 * v, at);
+      y[v] = _mm256_mul_ps(_mm256_cvtepi32_ps(dot[v][t]), _mm256_loadu_ps(scale + 8 * v));
     }
+    const __m256 d = _mm256_broadcast_ss(group.d[t]);
+    for (uint32_t v = 0; v < 2; v++) y[v] = _mm256_fmadd_ps(y[v], d, _mm256_load_ps(out + 8 * v));
+    if constexpr (kMin) {
+      const float *s = group.s[t];
+      const __m256 total = _mm256_set1_ps(kSplit ? s[0] + s[1] : s[0]);
+      for (uint32_t v = 0; v < 2; v++) {
+        y[v] = _mm256_fnmadd_ps(_mm256_loadu_ps(min + 8 * v), total, y[v]);
+      }
+    }
+    for (uint32_t v = 0; v < 2; v++) _mm256_store_ps(out + 8 * v, y[v]);
   }
 }
 
