@@ -77,22 +77,28 @@ void add_slab(const Slab &slab, const Token *token, uint32_t n, const uint8_t *a
   }
 }
 
+// Tokens taken at once of n left: as many as fit the registers, in parts of like size.
+template <class D>
+constexpr uint32_t width_of(uint32_t n) {
+  constexpr bool kTwoSums = kRunOf<D> != 0 && 4 * kRunOf<D> < D::kGroup;  // 16 and 32 bits at once
+  return n <= 4 ? n : kTwoSums ? 3 : (n + 1) / 2;
+}
+
 template <class D>
 inline void add_columns(const Slab &slab, const Token *token, uint32_t n_cols, uint32_t n,
                         const uint8_t *ahead, float (*sum)[kRows]) {
-  if (n_cols > 4) {
-    add_slab<D, 4>(slab, token, n, ahead, sum);
+  for (uint32_t width; n_cols != 0; n_cols -= width, token += width, sum += width) {
+    width = width_of<D>(n_cols);
+    if (width == 4) {
+      add_slab<D, 4>(slab, token, n, ahead, sum);
+    } else if (width == 3) {
+      add_slab<D, 3>(slab, token, n, ahead, sum);
+    } else if (width == 2) {
+      add_slab<D, 2>(slab, token, n, ahead, sum);
+    } else {
+      add_slab<D, 1>(slab, token, n, ahead, sum);
+    }
     ahead = nullptr;
-    n_cols -= 4, token += 4, sum += 4;
-  }
-  if (n_cols == 4) {
-    add_slab<D, 4>(slab, token, n, ahead, sum);
-  } else if (n_cols == 3) {
-    add_slab<D, 3>(slab, token, n, ahead, sum);
-  } else if (n_cols == 2) {
-    add_slab<D, 2>(slab, token, n, ahead, sum);
-  } else {
-    add_slab<D, 1>(slab, token, n, ahead, sum);
   }
 }
 
