@@ -40,8 +40,7 @@ inline __m256 halves_at(const uint8_t *const (&w)[8], uint32_t offset) {
     low |= static_cast<uint64_t>(load_u16(w[r] + offset)) << 16 * r;
     high |= static_cast<uint64_t>(load_u16(w[4 + r] + offset)) << 16 * r;
   }
-  return _mm256_cvtph_ps(
-      _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low)));
+  return _mm256_cvtph_ps(_mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low)));
 }
 
 enum class Packing {
@@ -74,8 +73,8 @@ struct Q5_0 : Layout<BlockQ5_0, Packing::Bytes, 16, 31> {
     const __m256i low =
         _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15));
     // Byte i of the result sees byte i / 8 of the bits and keeps bit i % 8.
-    const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
-                                            0x0303030303030303);
+    const __m256i byte =
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
     const __m256i bits = _mm256_and_si256(
         _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(load_u32(at(p)->qh.bytes))), byte),

@@ -49,7 +49,7 @@ inline void group_starts(const int8_t *q, uint32_t n, int32_t *start) {
 // sum[t] += the products of n values of the slab's rows and kC tokens.
 template <class D, uint32_t kC>
 void add_slab(const Slab &slab, const Token *token, uint32_t n, const uint8_t *ahead,
-                     float (*sum)[kRows]) {
+              float (*sum)[kRows]) {
   constexpr uint32_t kGroup = D::kGroup, kParts = 32 / kGroup;
   int32_t start[kC][16];
   const int8_t *x[kC];

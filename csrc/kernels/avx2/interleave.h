@@ -78,8 +78,8 @@ inline void interleave_halves(const uint8_t *const (&w)[8], uint32_t n, uint8_t 
     const uint32_t at1 = next / kChunks * D::kBytes + kFirst + next % kChunks * 16;
     __m256i a[8];
     for (uint32_t r = 0; r < 8; r++) {
-      a[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(w[r] + at0)),
-                                     load16(w[r] + at1), 1);
+      a[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(w[r] + at0)), load16(w[r] + at1),
+                                     1);
     }
     transpose(a);
     for (uint32_t i = 0; i < (both ? 8 : 4); i++) {
@@ -106,8 +106,10 @@ inline void interleave_pairs(const uint8_t *const (&w)[8], uint8_t *q) {
       __m256i low = and8(a[i], 15), up = and8(_mm256_srli_epi16(a[i], 4), 15);
       if constexpr (D::kFifthBit) {
         const __m256i h = high[i];  // bit 2j belongs to low, bit 2j + 1 to up
-        const __m256i h0 = j < 2 ? _mm256_slli_epi16(h, 4 - 2 * j) : _mm256_srli_epi16(h, 2 * j - 4);
-        const __m256i h1 = j < 2 ? _mm256_slli_epi16(h, 3 - 2 * j) : _mm256_srli_epi16(h, 2 * j - 3);
+        const __m256i h0 =
+            j < 2 ? _mm256_slli_epi16(h, 4 - 2 * j) : _mm256_srli_epi16(h, 2 * j - 4);
+        const __m256i h1 =
+            j < 2 ? _mm256_slli_epi16(h, 3 - 2 * j) : _mm256_srli_epi16(h, 2 * j - 3);
         low = _mm256_or_si256(low, and8(h0, 16));
         up = _mm256_or_si256(up, and8(h1, 16));
       }
@@ -155,7 +157,8 @@ inline __m256 byte_floats(__m256i word, int b) {
 template <class D>
 inline void block_scales(const uint8_t *const (&w)[8], uint32_t n, float *scale) {
   for (uint32_t i = 0; i < n / 32; i++) {
-    _mm256_storeu_ps(scale + i * kRows, halves_at(w, i * D::kBytes + offsetof(typename D::Type, d)));
+    _mm256_storeu_ps(scale + i * kRows,
+                     halves_at(w, i * D::kBytes + offsetof(typename D::Type, d)));
   }
 }
 
@@ -203,8 +206,8 @@ inline void iq4_xs_scales(const uint8_t *const (&w)[8], float *scale) {
     const __m256i low = _mm256_and_si256(_mm256_srli_epi32(word[1], 4 * i), _mm256_set1_epi32(15));
     const __m256i high =
         _mm256_and_si256(_mm256_srli_epi32(word[0], 16 + 2 * i), _mm256_set1_epi32(3));
-    const __m256i s = _mm256_sub_epi32(_mm256_or_si256(low, _mm256_slli_epi32(high, 4)),
-                                       _mm256_set1_epi32(32));
+    const __m256i s =
+        _mm256_sub_epi32(_mm256_or_si256(low, _mm256_slli_epi32(high, 4)), _mm256_set1_epi32(32));
     _mm256_storeu_ps(scale + i * kRows, _mm256_mul_ps(_mm256_cvtepi32_ps(s), d));
   }
 }

@@ -10,13 +10,17 @@ namespace {
 // How many unsigned bytes times +-127 a 16-bit lane can sum, in pairs: 8 (bytes up to 15), 4 (up to
 // 31), 2 (up to 63), or 0 for signed bytes of full range.
 template <class D>
-constexpr uint32_t kRunOf = D::kSigned ? 0 : D::kMax <= 15 ? 8 : D::kMax <= 31 ? 4 : 2;
+constexpr uint32_t kRunOf = D::kSigned      ? 0
+                            : D::kMax <= 15 ? 8
+                            : D::kMax <= 31 ? 4
+                                            : 2;
 
 // Whether bytes may carry a bias: signed ones and those of formats with a minimum never do.
 template <uint32_t kRun, bool kMin>
 constexpr bool kBiased = kRun != 0 && !kMin;
 
-// Compilers turn chains of integer additions into trees, whose leaves then do not fit the registers.
+// Compilers turn chains of integer additions into trees, whose leaves then do not fit the
+// registers.
 inline void keep_order(__m256i *x) {
   __asm__("" : "+x"(*x));
 }
@@ -81,8 +85,7 @@ inline float *in_memory(float *p) {
 // sum[t] += the products of one group. scale, min: [kRows]; sum: [tokens][kRows]
 template <uint32_t kRun, uint32_t kGroup, bool kMin, bool kSplit, uint32_t kC, uint32_t kStep>
 inline void add_group(const uint8_t *q, const float *scale, const float *min,
-                      const int8_t *const (&x)[kC], const GroupOf<kC> &group,
-                      float (*sum)[kRows]) {
+                      const int8_t *const (&x)[kC], const GroupOf<kC> &group, float (*sum)[kRows]) {
   __m256i dot[2][kC];
   dots<kRun, kGroup, kC, kStep>(q, x, dot);
 #pragma GCC unroll 4
