@@ -3,7 +3,7 @@
 //   kBias       what is subtracted from the bytes of load() to get the weight
 //   kSigned     bytes of load() are signed and may need all 8 bits; else unsigned, at most kMax
 //   kPacking    how interleave.h transposes eight rows of it
-//   load(p, c)  32 bytes of values 32c..32c+31 in their natural order (Packing::Bytes)
+//   load(p)     32 bytes of a block in their natural order (Packing::Bytes)
 //   finish(x)   the bytes of load() from nibbles (Packing::Halves)
 // Scales and minimums, value = scale * (byte - kBias) - min, are read for eight rows at once, see
 // interleave.h.
@@ -68,7 +68,7 @@ inline __m256i codebook(__m256i x) {
 struct Q4_0 : Layout<BlockQ4_0, Packing::Halves, 8, 15> {};
 
 struct Q5_0 : Layout<BlockQ5_0, Packing::Bytes, 16, 31> {
-  static __m256i load(const uint8_t *p, uint32_t) {
+  static __m256i load(const uint8_t *p) {
     const __m128i x = load16(at(p)->qs);
     const __m256i low =
         _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15));
@@ -85,7 +85,7 @@ struct Q5_0 : Layout<BlockQ5_0, Packing::Bytes, 16, 31> {
 };
 
 struct Q8_0 : Layout<BlockQ8_0, Packing::Bytes, 0, 128, true> {
-  static __m256i load(const uint8_t *p, uint32_t) { return load32(at(p)->qs); }
+  static __m256i load(const uint8_t *p) { return load32(at(p)->qs); }
 };
 
 struct IQ4_NL : Layout<BlockIQ4_NL, Packing::Halves, 0, 128, true> {

@@ -59,8 +59,6 @@ template <class D>
 void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t k, Panel panel) {
   panel.header->run = kRunOf<D>;
   panel.header->bias = D::kBias;
-  // Formats with blocks of 32 are taken eight blocks at a time.
-  constexpr uint32_t kBlocks = 256 / D::kUnit;
   for (uint32_t half = 0; half < kRows; half += 8) {
     const uint8_t *at[8];
     for (uint32_t r = 0; r < 8; r++) {
@@ -69,12 +67,17 @@ void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t 
     }
     uint8_t *q = panel.q + half * 4;
     float *scale = panel.scale + half, *min = panel.min + half;
-    for (uint32_t i = 0; i < k; i += 256) {
-      interleave<D>(at, k - i < 256 ? k - i : 256, q, scale, min);
-      for (uint32_t r = 0; r < 8; r++) at[r] += kBlocks * D::kBytes;
-      q += 256 * kRows;
-      scale += 256 / D::kGroup * kRows;
-      min += 256 / D::kGroup * kRows;
+    for (uint32_t i = 0; i < k; i += kStep<D>) {
+      const uint32_t n = k - i < kStep<D> ? k - i : kStep<D>;
+      for (uint32_t first = 0; first < n; first += kPart<D>) {
+        const uint32_t part = n - first < kPart<D> ? n - first : kPart<D>;
+        interleave<D>(at, first, part, q + first * kRows);
+      }
+      interleave_scales<D>(at, n, scale, min);
+      for (uint32_t r = 0; r < 8; r++) at[r] += kStep<D> / D::kUnit * D::kBytes;
+      q += kStep<D> * kRows;
+      scale += kStep<D> / D::kGroup * kRows;
+      min += kStep<D> / D::kGroup * kRows;
     }
   }
 }

@@ -53,29 +53,30 @@ inline void put(uint8_t *q, uint32_t c, uint32_t i, __m256i x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i *>(q + (8 * c + i) * kRows * 4), x);
 }
 
-// ---- bytes: n values ---------------------------------------------------------------------------
+// ---- bytes of n values from `first` on ----------------------------------------------------------
 
 template <class D>
 inline void interleave_bytes(const uint8_t *const (&w)[8], uint32_t n, uint8_t *q) {
+  static_assert(D::kUnit == 32, "a block is a chunk");
   for (uint32_t c = 0; c < n / 32; c++) {
-    constexpr uint32_t kChunks = D::kUnit / 32;
     __m256i a[8];
-    for (uint32_t r = 0; r < 8; r++) a[r] = D::load(w[r] + c / kChunks * D::kBytes, c % kChunks);
+    for (uint32_t r = 0; r < 8; r++) a[r] = D::load(w[r] + c * D::kBytes);
     transpose(a);
     for (uint32_t i = 0; i < 8; i++) put(q, c, i, a[i]);
   }
 }
 
 template <class D>
-inline void interleave_halves(const uint8_t *const (&w)[8], uint32_t n, uint8_t *q) {
+inline void interleave_halves(const uint8_t *const (&w)[8], uint32_t first, uint32_t n,
+                              uint8_t *q) {
   constexpr uint32_t kChunks = D::kUnit / 32;
-  constexpr uint32_t kFirst = offsetof(typename D::Type, qs);
+  const uint32_t start = offsetof(typename D::Type, qs) + first / 2;  // in blocks of 256
   for (uint32_t c = 0; c < n / 32; c += 2) {
     // Two chunks at a time; a last single one is its own partner.
     const bool both = c + 1 < n / 32;
     const uint32_t next = both ? c + 1 : c;
-    const uint32_t at0 = c / kChunks * D::kBytes + kFirst + c % kChunks * 16;
-    const uint32_t at1 = next / kChunks * D::kBytes + kFirst + next % kChunks * 16;
+    const uint32_t at0 = c / kChunks * D::kBytes + start + c % kChunks * 16;
+    const uint32_t at1 = next / kChunks * D::kBytes + start + next % kChunks * 16;
     __m256i a[8];
     for (uint32_t r = 0; r < 8; r++) {
       a[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(w[r] + at0)), load16(w[r] + at1),
@@ -89,58 +90,54 @@ inline void interleave_halves(const uint8_t *const (&w)[8], uint32_t n, uint8_t 
   }
 }
 
-template <class D>
+// Half a block: 128 values.
+template <class D, uint32_t kHalf>
 inline void interleave_pairs(const uint8_t *const (&w)[8], uint8_t *q) {
-  constexpr uint32_t kFirst = offsetof(typename D::Type, qs);
   __m256i high[8];
   if constexpr (D::kFifthBit) {
     for (uint32_t r = 0; r < 8; r++) high[r] = load32(w[r] + offsetof(BlockQ5_K, qh));
     transpose(high);
   }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; j++) {
+#pragma GCC unroll 2
+  for (uint32_t j = 0; j < 2; j++) {
+    constexpr uint32_t kFirst = offsetof(typename D::Type, qs) + 64 * kHalf;
     __m256i a[8];
     for (uint32_t r = 0; r < 8; r++) a[r] = load32(w[r] + kFirst + 32 * j);
     transpose(a);
     for (uint32_t i = 0; i < 8; i++) {
       __m256i low = and8(a[i], 15), up = and8(_mm256_srli_epi16(a[i], 4), 15);
       if constexpr (D::kFifthBit) {
-        const __m256i h = high[i];  // bit 2j belongs to low, bit 2j + 1 to up
-        const __m256i h0 =
-            j < 2 ? _mm256_slli_epi16(h, 4 - 2 * j) : _mm256_srli_epi16(h, 2 * j - 4);
-        const __m256i h1 =
-            j < 2 ? _mm256_slli_epi16(h, 3 - 2 * j) : _mm256_srli_epi16(h, 2 * j - 3);
-        low = _mm256_or_si256(low, and8(h0, 16));
-        up = _mm256_or_si256(up, and8(h1, 16));
+        // Bit 2j of the half's nibble belongs to low, the one above it to up.
+        const __m256i h = kHalf == 0 ? _mm256_slli_epi16(high[i], 4) : high[i];
+        low = _mm256_or_si256(low, and8(_mm256_srli_epi16(h, static_cast<int>(2 * j)), 16));
+        up = _mm256_or_si256(up, and8(_mm256_srli_epi16(h, static_cast<int>(2 * j + 1)), 16));
       }
-      put(q, static_cast<uint32_t>(2 * j), i, low);
-      put(q, static_cast<uint32_t>(2 * j + 1), i, up);
+      put(q, 2 * j, i, low);
+      put(q, 2 * j + 1, i, up);
     }
   }
 }
 
-template <class D>
-inline void interleave_quads(const uint8_t *const (&w)[8], uint8_t *q) {
-  for (uint32_t half = 0; half < 2; half++) {
-    __m256i a[8], b[8], high[8];
-    for (uint32_t r = 0; r < 8; r++) {
-      a[r] = load32(w[r] + offsetof(BlockQ6_K, ql) + 64 * half);
-      b[r] = load32(w[r] + offsetof(BlockQ6_K, ql) + 64 * half + 32);
-      high[r] = load32(w[r] + offsetof(BlockQ6_K, qh) + 32 * half);
-    }
-    transpose(a);
-    transpose(b);
-    transpose(high);
-    for (uint32_t i = 0; i < 8; i++) {
-      const __m256i h = high[i];
-      const __m256i a4 = _mm256_srli_epi16(a[i], 4), b4 = _mm256_srli_epi16(b[i], 4);
-      const __m256i h0 = and8(_mm256_slli_epi16(h, 4), 48), h1 = and8(_mm256_slli_epi16(h, 2), 48);
-      const __m256i h2 = and8(h, 48), h3 = and8(_mm256_srli_epi16(h, 2), 48);
-      put(q, 4 * half, i, _mm256_or_si256(and8(a[i], 15), h0));
-      put(q, 4 * half + 1, i, _mm256_or_si256(and8(b[i], 15), h1));
-      put(q, 4 * half + 2, i, _mm256_or_si256(and8(a4, 15), h2));
-      put(q, 4 * half + 3, i, _mm256_or_si256(and8(b4, 15), h3));
-    }
+// Half a block: 128 values.
+inline void interleave_quads(const uint8_t *const (&w)[8], uint32_t half, uint8_t *q) {
+  __m256i a[8], b[8], high[8];
+  for (uint32_t r = 0; r < 8; r++) {
+    a[r] = load32(w[r] + offsetof(BlockQ6_K, ql) + 64 * half);
+    b[r] = load32(w[r] + offsetof(BlockQ6_K, ql) + 64 * half + 32);
+    high[r] = load32(w[r] + offsetof(BlockQ6_K, qh) + 32 * half);
+  }
+  transpose(a);
+  transpose(b);
+  transpose(high);
+  for (uint32_t i = 0; i < 8; i++) {
+    const __m256i h = high[i];
+    const __m256i a4 = _mm256_srli_epi16(a[i], 4), b4 = _mm256_srli_epi16(b[i], 4);
+    const __m256i h0 = and8(_mm256_slli_epi16(h, 4), 48), h1 = and8(_mm256_slli_epi16(h, 2), 48);
+    const __m256i h2 = and8(h, 48), h3 = and8(_mm256_srli_epi16(h, 2), 48);
+    put(q, 0, i, _mm256_or_si256(and8(a[i], 15), h0));
+    put(q, 1, i, _mm256_or_si256(and8(b[i], 15), h1));
+    put(q, 2, i, _mm256_or_si256(and8(a4, 15), h2));
+    put(q, 3, i, _mm256_or_si256(and8(b4, 15), h3));
   }
 }
 
@@ -212,29 +209,46 @@ inline void iq4_xs_scales(const uint8_t *const (&w)[8], float *scale) {
   }
 }
 
-// ---- n values (256, or up to 256 of formats with blocks of 32) of eight rows -------------------
+// ---- what a format is made of ------------------------------------------------------------------
 
-// q: [n / 4][kRows][4], scale, min: [n / group][kRows]
+// Values of which the scales are decoded together, of which kPart are interleaved at a time: the
+// smaller, the more evenly memory is read between the products of a few tokens. Where sums of
+// activations are needed, more at a time costs less.
 template <class D>
-inline void interleave(const uint8_t *const (&w)[8], uint32_t n, uint8_t *q, float *scale,
-                       float *min) {
+constexpr uint32_t kStep = D::kUnit == 32 && D::kBias == 0 ? 64 : 256;
+template <class D>
+constexpr uint32_t kPart = D::kUnit == 256 ? 128 : kStep<D>;
+
+// Values [first, first + n) of eight rows of blocks at w: q [n / 4][kRows][4]. first is a multiple
+// of kPart below kStep, n at most kPart and less only at the end of a row.
+template <class D>
+inline void interleave(const uint8_t *const (&w)[8], uint32_t first, uint32_t n, uint8_t *q) {
   if constexpr (D::kPacking == Packing::Pairs) {
-    interleave_pairs<D>(w, q);
+    if (first == 0) {
+      interleave_pairs<D, 0>(w, q);
+    } else {
+      interleave_pairs<D, 1>(w, q);
+    }
+  } else if constexpr (D::kPacking == Packing::Quads) {
+    interleave_quads(w, first / 128, q);
+  } else if constexpr (D::kPacking == Packing::Halves) {
+    interleave_halves<D>(w, first, n, q);
+  } else {
+    interleave_bytes<D>(w, n, q);
+  }
+}
+
+// Scales and minimums of n <= kStep values: [n / group][kRows].
+template <class D>
+inline void interleave_scales(const uint8_t *const (&w)[8], uint32_t n, float *scale, float *min) {
+  if constexpr (D::kPacking == Packing::Pairs) {
     pair_scales(w, scale, min);
   } else if constexpr (D::kPacking == Packing::Quads) {
-    interleave_quads<D>(w, q);
     quad_scales(w, scale);
+  } else if constexpr (D::kUnit == 256) {
+    iq4_xs_scales(w, scale);
   } else {
-    if constexpr (D::kPacking == Packing::Halves) {
-      interleave_halves<D>(w, n, q);
-    } else {
-      interleave_bytes<D>(w, n, q);
-    }
-    if constexpr (D::kUnit == 256) {
-      iq4_xs_scales(w, scale);
-    } else {
-      block_scales<D>(w, n, scale);
-    }
+    block_scales<D>(w, n, scale);
   }
 }
 
