@@ -34,8 +34,8 @@ struct Token {
   const float *d, *s;
 };
 
-// Sums of each 16 of n <= 32 * kCount values, kCount 4 or 8, as 16-bit lanes: lane i of the low half
-// belongs to values 32i .. 32i + 15, of the high half to the 16 after them.
+// Sums of each 16 of n <= 32 * kCount values, kCount 4 or 8, as 16-bit lanes: lane i of the low
+// half belongs to values 32i .. 32i + 15, of the high half to the 16 after them.
 template <uint32_t kCount>
 inline __m256i sums_of_16(const int8_t *q, uint32_t n) {
   __m256i a[kCount];  // sums of pairs
@@ -98,19 +98,13 @@ void add_slab(const Slab<D> &slab, const Token *token, uint32_t first, uint32_t 
   }
 }
 
-// Tokens taken at once of n left: as many as fit the registers, in parts of like size.
-template <class D>
-constexpr uint32_t width_of(uint32_t n) {
-  constexpr bool kTwoSums = kRunOf<D> != 0 && 4 * kRunOf<D> < D::kGroup;  // 16 and 32 bits at once
-  return n <= 4 ? n : kTwoSums ? 3 : (n + 1) / 2;
-}
-
+// The tokens in one part, or two of like size: four fit the registers.
 template <class D>
 inline void add_columns(const Slab<D> &slab, const Token *token, uint32_t n_cols, uint32_t first,
                         uint32_t n, const uint8_t *next, float (*sum)[kRows]) {
   Ahead ahead = {next};
   for (uint32_t width; n_cols != 0; n_cols -= width, token += width, sum += width) {
-    width = width_of<D>(n_cols);
+    width = n_cols <= 4 ? n_cols : (n_cols + 1) / 2;
     if (width == 4) {
       add_slab<D, 4>(slab, token, first, n, &ahead, sum);
     } else if (width == 3) {
