@@ -1,4 +1,4 @@
-"""Time of one step of 1 to 8 tokens, relative to a step of one: what drafts and parallel requests pay.
+"""Time of one step of 1 to 8 tokens, relative to one token: what drafts and parallel requests pay.
 
     python bench/few_tokens.py model.gguf [more.gguf] --rounds 40
 
@@ -14,8 +14,8 @@ import argparse
 import time
 
 import numpy as np
-from qwen35cpp import Llama
-from qwen35cpp._handles import Outputs
+
+from qwen35cpp._handles import Model, Outputs, Session
 from qwen35cpp._native import measure
 
 COUNTS = (1, 2, 3, 4, 6, 8)
@@ -23,23 +23,24 @@ DEPTH = 16  # tokens before the first step
 LAST = 256  # position at which the session starts anew, so that attention stays cheap
 
 
-def shortest_steps(llm: Llama, rounds: int) -> dict[int, float]:
+def shortest_steps(model: Model, rounds: int) -> dict[int, float]:
     """The shortest time in seconds of a step of each count."""
-    clock = time.thread_time if llm.n_threads == 1 else time.perf_counter
-    session = llm._engine.session  # its eval runs on this thread and takes our buffer
-    logits = np.zeros((max(COUNTS), llm.n_vocab()), np.float32)
+    clock = time.thread_time if model.n_threads == 1 else time.perf_counter
+    session = Session(model, n_ctx=LAST)
+    logits = np.zeros((max(COUNTS), model.info.n_vocab), np.float32)
     best = dict.fromkeys(COUNTS, float("inf"))
     ids = [(i * 7919) % 50_000 for i in range(1, DEPTH + max(COUNTS) + 1)]
-    session.eval(ids[:DEPTH], None, None)
+    session.eval(ids[:DEPTH])
     for _ in range(rounds):
         for n in COUNTS:
             if session.position + n > LAST:
                 session.reset()
-                session.eval(ids[:DEPTH], None, None)
+                session.eval(ids[:DEPTH])
             outputs = Outputs(want=b"\1" * n, logits=logits[:n])
             start = clock()
-            session.eval(ids[DEPTH : DEPTH + n], outputs, None)
+            session.eval(ids[DEPTH : DEPTH + n], outputs)
             best[n] = min(best[n], clock() - start)
+    session.close()
     return best
 
 
@@ -48,15 +49,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     print("| file | " + " | ".join(f"{n}" for n in COUNTS) + " | one token | of read limit |")
     print("| --- |" + " ---: |" * (len(COUNTS) + 2))
     for path in args.files:
-        with Llama(path, n_ctx=LAST + 16, n_threads=args.threads) as llm:
-            limit = measure(llm.n_threads).read_bytes_per_second
-            best = shortest_steps(llm, args.rounds)
-            share = llm.info.step_bytes / best[1] / limit
+        model = Model(path.encode(), n_threads=args.threads)
+        limit = measure(model.n_threads).read_bytes_per_second
+        best = shortest_steps(model, args.rounds)
+        share = model.info.step_bytes / best[1] / limit
+        model.close()
         ratios = " | ".join(f"{best[n] / best[1]:.2f}" for n in COUNTS)
         name = path.rsplit("/", 1)[-1]
         print(f"| {name} | {ratios} | {1e3 * best[1]:.1f} ms | {share:.0%} |", flush=True)
