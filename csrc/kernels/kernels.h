@@ -51,6 +51,10 @@ struct PanelShape {
 struct Kernels {
   const char *isa;
 
+  // A token's products have the same bits however many tokens share the call: of gemv, and of gemv
+  // and gemm_q8 (integer formats). Not promised by tiers whose code for more tokens sums otherwise.
+  bool same_few, same_many;
+
   // ---- activations
   // x: [k] -> q: [k], d: [k/32], s: [k/16]; rounds to nearest even.
   void (*quantize_q8)(const float *x, uint32_t k, int8_t *q, float *d, float *s);

@@ -59,21 +59,29 @@ struct Output {
   }
 };
 
-inline void run_gemv(const Kernels &kernels, const Matrix &m, const Tokens &x, Output &y) {
+// Tokens [first, first + n) of x, in one call.
+inline void run_gemv_part(const Kernels &kernels, const Matrix &m, const Tokens &x, uint32_t first,
+                          uint32_t n, Output &y) {
   GemvArgs args = {};
   args.w = m.w.data();
   args.row_bytes = m.row_bytes;
   args.rows = m.rows;
   args.k = m.k;
-  args.n_cols = x.n;
-  args.act = x.act();
-  args.x = x.x.data();
-  args.y = y.data();
+  args.n_cols = n;
+  args.act = x.act(first);
+  args.x = x.x.data() + size_t{first} * m.k;
+  args.y = y.data() + first * y.stride;
   args.y_stride = y.stride;
   kernels.gemv[static_cast<uint32_t>(m.type.type)](args);
 }
 
-inline void run_gemm(const Kernels &kernels, const Matrix &m, const Tokens &x, Output &y) {
+inline void run_gemv(const Kernels &kernels, const Matrix &m, const Tokens &x, Output &y) {
+  run_gemv_part(kernels, m, x, 0, x.n, y);
+}
+
+// The same by panels.
+inline void run_gemm_part(const Kernels &kernels, const Matrix &m, const Tokens &x, uint32_t first,
+                          uint32_t count, Output &y) {
   const PanelShape shape = {m.k, m.type.group, m.type.has_min};
   Guarded<uint8_t> panel(kernels.panel_bytes(shape)), tile(kernels.tile_bytes(m.k));
   Guarded<uint8_t> scratch(kernels.pack_scratch_bytes(m.k));
@@ -81,13 +89,18 @@ inline void run_gemm(const Kernels &kernels, const Matrix &m, const Tokens &x, O
     const uint32_t rows = m.rows - r < kernels.panel_rows ? m.rows - r : kernels.panel_rows;
     kernels.pack_panel(m.type, m.w.data() + r * m.row_bytes, m.row_bytes, rows, m.k, panel.data(),
                        scratch.data());
-    for (uint32_t t = 0; t < x.n; t += kernels.tile_tokens) {
-      const uint32_t n = x.n - t < kernels.tile_tokens ? x.n - t : kernels.tile_tokens;
+    for (uint32_t t = first; t < first + count; t += kernels.tile_tokens) {
+      const uint32_t left = first + count - t;
+      const uint32_t n = left < kernels.tile_tokens ? left : kernels.tile_tokens;
       kernels.pack_tile(x.act(t), n, m.k, tile.data());
       kernels.gemm_q8(shape, panel.data(), tile.data(), rows, n, y.data() + t * y.stride + r,
                       y.stride);
     }
   }
+}
+
+inline void run_gemm(const Kernels &kernels, const Matrix &m, const Tokens &x, Output &y) {
+  run_gemm_part(kernels, m, x, 0, x.n, y);
 }
 
 using RunFn = void (*)(const Kernels &, const Matrix &, const Tokens &, Output &);
@@ -132,6 +145,45 @@ inline void check_exact_dots(Report &report, const Kernels &kernels, const Kerne
   }
 }
 
+inline void expect_same(Report &report, const char *what, const Matrix &m, uint32_t n,
+                        const Output &got, const Output &want) {
+  for (size_t i = 0; i < want.all.size(); i++) {
+    if (!report.expect(got.all[i] == want.all[i], what, m.type.name, m.rows, m.k, n, got.all[i],
+                       want.all[i], 0)) {
+      return;
+    }
+  }
+}
+
+// Tokens alone, in parts of any size, and all by panels: the same bits where the tier promises it.
+inline void check_same_bits(Report &report, const Kernels &kernels, const TypeTraits &type,
+                            Random &random) {
+  constexpr uint32_t kMost = 2 * kGemvMaxCols + 1;
+  const bool integer = type.group != 0;
+  const bool few = kernels.gemv[static_cast<uint32_t>(type.type)] != nullptr;
+  const uint32_t b = type.block_size < 32 ? 32 : type.block_size;
+  for (const uint32_t k : {b, 256 + b, 1024 + 3 * b}) {
+    const Matrix m(type, 35, k, random);
+    Tokens x(kMost, k);
+    x.fill(random, kernels);
+    Output alone(m.rows, kMost);
+    for (uint32_t t = 0; t < kMost; t++) {
+      (few ? run_gemv_part : run_gemm_part)(kernels, m, x, t, 1, alone);
+    }
+    for (uint32_t n = 2; few && kernels.same_few && n <= kGemvMaxCols; n++) {
+      Output parts(m.rows, kMost);
+      for (uint32_t t = 0; t < kMost; t += n) {
+        run_gemv_part(kernels, m, x, t, kMost - t < n ? kMost - t : n, parts);
+      }
+      expect_same(report, "bits of gemv", m, n, parts, alone);
+    }
+    if (!integer || !kernels.same_many) continue;
+    Output many(m.rows, kMost);
+    run_gemm(kernels, m, x, many);
+    expect_same(report, "bits of gemm", m, kMost, many, alone);
+  }
+}
+
 inline void check_matrix_kernels(Report &report, const Kernels &kernels, const Kernels &scalar) {
   Random random(1);
   for (const uint32_t number : kTypes) {
@@ -156,6 +208,7 @@ inline void check_matrix_kernels(Report &report, const Kernels &kernels, const K
         }
       }
     }
+    check_same_bits(report, kernels, type, random);
     if (!integer) continue;
     check_exact_dots(report, kernels, scalar, "gemm dots", run_gemm, type, random);
     if (kernels.gemv[number] == nullptr) continue;

@@ -8,6 +8,8 @@ namespace q35 {
 
 void q35_init_neon(Kernels *kernels) {
   kernels->isa = "neon";
+  kernels->same_few = true;
+  kernels->same_many = false;
   fill_ops(kernels);
   fill_gemm_f32(kernels);
   fill_gemv(kernels);

@@ -8,12 +8,12 @@ namespace {
 
 constexpr uint32_t kChunk = 256;  // the largest block of any format
 
-// sum += scale * d * (q . x) - min * s over the groups of one chunk of one row.
+// sum + scale * d * (q . x) - min * s over the groups of one chunk of one row, in the order of
+// gemm_q8.
 // q: [n], scale, min: [n / group] (min null without minimum), xq, xd, xs: activations from the
 // chunk's first value on.
 float dot_chunk(const int8_t *q, const float *scale, const float *min, uint32_t n, uint32_t group,
-                const int8_t *xq, const float *xd, const float *xs) {
-  float sum = 0;
+                const int8_t *xq, const float *xd, const float *xs, float sum) {
   for (uint32_t at = 0; at < n; at += group) {
     int32_t dot = 0;
     for (uint32_t i = at; i < at + group; i++) dot += q[i] * xq[i];
@@ -37,8 +37,8 @@ void gemv_int(const GemvArgs &g, const TypeTraits &type) {
       type.unpack(w, q, scale, min, type.block_size);
       for (uint32_t c = 0; c < g.n_cols; c++) {
         const uint64_t x = static_cast<uint64_t>(c) * g.k + at;
-        sum[c] += dot_chunk(q, scale, type.has_min ? min : nullptr, type.block_size, type.group,
-                            g.act.q + x, g.act.d + x / kActGroup, g.act.s + x / 16);
+        sum[c] = dot_chunk(q, scale, type.has_min ? min : nullptr, type.block_size, type.group,
+                           g.act.q + x, g.act.d + x / kActGroup, g.act.s + x / 16, sum[c]);
       }
     }
     for (uint32_t c = 0; c < g.n_cols; c++) g.y[c * g.y_stride + row] = sum[c];

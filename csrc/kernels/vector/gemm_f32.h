@@ -145,19 +145,33 @@ inline void gemv_float_tile(const GemvArgs &g, uint32_t row, uint32_t col) {
   }
 }
 
-template <class Load, uint32_t kC>
-inline void gemv_float_cols(const GemvArgs &g, uint32_t col) {
-  uint32_t row = 0;
-  for (; row + 4 <= g.rows; row += 4) gemv_float_tile<Load, 4, kC>(g, row, col);
-  for (; row < g.rows; row++) gemv_float_tile<Load, 1, kC>(g, row, col);
+// Most tokens of a tile of 4 rows: sums, tokens and a row must fit the registers.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr uint32_t kTileTokens = 3;
+#else
+constexpr uint32_t kTileTokens = 4;
+#endif
+
+// All tokens, in parts of like size, while the rows are in the first-level cache.
+template <class Load, uint32_t kR>
+inline void gemv_float_rows(const GemvArgs &g, uint32_t row) {
+  uint32_t parts = (g.n_cols + kTileTokens - 1) / kTileTokens;
+  for (uint32_t col = 0, width; col < g.n_cols; col += width, parts--) {
+    width = (g.n_cols - col + parts - 1) / parts;
+    if (width == 1) gemv_float_tile<Load, kR, 1>(g, row, col);
+    if (width == 2) gemv_float_tile<Load, kR, 2>(g, row, col);
+    if (width == 3) gemv_float_tile<Load, kR, 3>(g, row, col);
+    if constexpr (kTileTokens == 4) {
+      if (width == 4) gemv_float_tile<Load, kR, 4>(g, row, col);
+    }
+  }
 }
 
 template <class Load>
 void v_gemv_float(const GemvArgs &g) {
-  uint32_t col = 0;
-  for (; col + 4 <= g.n_cols; col += 4) gemv_float_cols<Load, 4>(g, col);
-  for (; col + 2 <= g.n_cols; col += 2) gemv_float_cols<Load, 2>(g, col);
-  for (; col < g.n_cols; col++) gemv_float_cols<Load, 1>(g, col);
+  uint32_t row = 0;
+  for (; row + 4 <= g.rows; row += 4) gemv_float_rows<Load, 4>(g, row);
+  for (; row < g.rows; row++) gemv_float_rows<Load, 1>(g, row);
 }
 
 void fill_gemm_f32(Kernels *t) {
