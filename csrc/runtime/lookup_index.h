@@ -4,7 +4,6 @@
 // The places of every pair of tokens are chained, the newest first, as in LZ77: a push is constant
 // work, and the last tokens can be taken away again. find() follows a chain for a bounded number of
 // places.
-// cannot forget. bench/drafts.py compares the two.)
 #pragma once
 
 #include <cstdint>
