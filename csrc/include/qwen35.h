@@ -272,8 +272,8 @@ QWEN35_API uint64_t qwen35_vision_scratch(const qwen35_vision *vision, uint32_t 
 
 typedef struct qwen35_sampler qwen35_sampler;
 
-/* Order of application: logit bias, penalties, temperature, top_k, top_p, min_p, draw.
- * temperature 0 is greedy and ignores top_k, top_p and min_p. */
+/* Order of application: allowed tokens, logit bias, penalties, temperature, top_k, top_p, min_p,
+ * draw. temperature 0 is greedy and ignores top_k, top_p and min_p. */
 typedef struct qwen35_sampling_params {
   uint32_t struct_size;
   float temperature;        /* >= 0 */
@@ -313,6 +313,11 @@ QWEN35_API void qwen35_sampler_close(qwen35_sampler *sampler);
  */
 QWEN35_API qwen35_status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *tokens,
                                                size_t n, int32_t from_prompt);
+/* Limits the draws that follow to tokens whose bit is set: bit i % 32 of words[i / 32] for token i,
+ * n_words (n_vocab + 31) / 32 of them, copied. NULL allows every token again. Log-probabilities are
+ * not changed by it: they stay those of the model. */
+QWEN35_API qwen35_status qwen35_sampler_allow(qwen35_sampler *sampler, const uint32_t *words,
+                                              size_t n_words);
 /* Draws from logits [n_vocab] and accepts the token drawn. Unused vocabulary rows are never drawn.
  * ERROR_MODEL when all logits are NaN or -inf: damaged weights give such. */
 QWEN35_API qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits,
