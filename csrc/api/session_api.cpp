@@ -4,6 +4,7 @@
 #include "api/api.h"
 #include "runtime/sampler.h"
 #include "runtime/session.h"
+#include "runtime/snapshot.h"
 
 using q35::check_struct_size;
 using q35::clear_error;
@@ -102,6 +103,45 @@ void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, ui
   const uint64_t scratch = session->model->batcher.scratch_bytes();
   if (reserved != nullptr) *reserved = session->state.reserved_bytes() + scratch;
   if (committed != nullptr) *committed = session->state.committed_bytes() + scratch;
+}
+
+uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session) {
+  return session == nullptr ? 0 : q35::snapshot_bytes(*session);
+}
+
+qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out, uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_snapshot", "session");
+  if (out == nullptr) return refuse_null("qwen35_session_snapshot", "out");
+  return q35::take_snapshot(*session, out, bytes);
+}
+
+qwen35_status qwen35_session_restore(qwen35_session *session, const void *snapshot,
+                                     uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_restore", "session");
+  if (snapshot == nullptr) return refuse_null("qwen35_session_restore", "snapshot");
+  return q35::restore_snapshot(session, snapshot, bytes);
+}
+
+uint64_t qwen35_session_token_bytes(const qwen35_session *session) {
+  return session == nullptr ? 0 : session->state.token_bytes();
+}
+
+qwen35_status qwen35_session_export(const qwen35_session *session, uint32_t first, uint32_t n,
+                                    void *out, uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_export", "session");
+  if (out == nullptr) return refuse_null("qwen35_session_export", "out");
+  return q35::export_kv(*session, first, n, out, bytes);
+}
+
+qwen35_status qwen35_session_import(qwen35_session *session, uint32_t first, uint32_t n,
+                                    const void *entries, uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_import", "session");
+  if (entries == nullptr) return refuse_null("qwen35_session_import", "entries");
+  return q35::import_kv(session, first, n, entries, bytes);
 }
 
 qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sampler,

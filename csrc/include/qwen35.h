@@ -225,6 +225,32 @@ QWEN35_API void qwen35_session_clear_cancel(qwen35_session *session);
 QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved,
                                       uint64_t *committed);
 
+/* Copies. A session's attention caches can be cut back to any token; its recurrent state cannot,
+ * and has a fixed size. So a snapshot holds the state without the caches, and entries of the caches
+ * are copied apart: those of a prefix serve every sequence that begins with it. Copies fit sessions
+ * of the same model, kv_type and engine version. None of these calls may run during an eval. */
+
+/* Bytes of a snapshot taken now: those of the recurrent state, and of the kept logits if any. */
+QWEN35_API uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session);
+/* Copies state, position and kept logits to `out` of exactly snapshot_bytes. */
+QWEN35_API qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out,
+                                                 uint64_t bytes);
+/* Goes to where the snapshot was taken. The session must hold entries for every token before that
+ * position, evaluated or imported; that they are the right ones is the caller's business. Entries
+ * behind the position stay and may be exported or restored to until they are overwritten. */
+QWEN35_API qwen35_status qwen35_session_restore(qwen35_session *session, const void *snapshot,
+                                                uint64_t bytes);
+/* Bytes of one token's entries in all caches. */
+QWEN35_API uint64_t qwen35_session_token_bytes(const qwen35_session *session);
+/* Copies the entries of tokens first .. first + n - 1 to `out`, n * token_bytes: token after token,
+ * so that copies can be cut and joined anywhere. */
+QWEN35_API qwen35_status qwen35_session_export(const qwen35_session *session, uint32_t first,
+                                               uint32_t n, void *out, uint64_t bytes);
+/* Writes entries that an export gave, without a gap behind those there are. Restore a snapshot
+ * afterwards: entries before the position change what the session remembers. */
+QWEN35_API qwen35_status qwen35_session_import(qwen35_session *session, uint32_t first, uint32_t n,
+                                               const void *entries, uint64_t bytes);
+
 /* ---- vision ------------------------------------------------------------------------------- */
 
 typedef struct qwen35_vision qwen35_vision;

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+Buffer = bytes | bytearray | memoryview  # holding whole bytes, contiguous
+
 KV_TYPES = {
     "auto": lib.QWEN35_KV_AUTO,
     "f32": lib.QWEN35_KV_F32,
@@ -172,6 +174,34 @@ class Session:
         values = ffi.from_buffer("float[]", rows)
         call = (self.pointer, values, *grid, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval_picture(*call))
+
+    def snapshot(self) -> bytearray:
+        """What cannot be cut back: recurrent state, position, kept logits; not the caches."""
+        out = bytearray(lib.qwen35_session_snapshot_bytes(self.pointer))
+        check(lib.qwen35_session_snapshot(self.pointer, ffi.from_buffer(out), len(out)))
+        return out
+
+    def restore(self, snapshot: Buffer) -> None:
+        """Goes to where a snapshot was taken; the caches must hold the tokens before it."""
+        data = ffi.from_buffer(snapshot)
+        check(lib.qwen35_session_restore(self.pointer, data, len(data)))
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's entries in all caches."""
+        return int(lib.qwen35_session_token_bytes(self.pointer))
+
+    def export_entries(self, first: int, n: int) -> bytearray:
+        """The cache entries of n tokens from `first` on, [n, token_bytes]."""
+        out = bytearray(n * self.token_bytes)
+        check(lib.qwen35_session_export(self.pointer, first, n, ffi.from_buffer(out), len(out)))
+        return out
+
+    def import_entries(self, first: int, entries: Buffer) -> None:
+        """Writes entries that an export gave from token `first` on."""
+        data = ffi.from_buffer(entries)
+        n = len(data) // self.token_bytes
+        check(lib.qwen35_session_import(self.pointer, first, n, data, len(data)))
 
     def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         """Draws a token from the logits that the last eval kept."""
