@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _interrupt
 from ._handles import Detokenizer, Model, Outputs, Sampler, Session
@@ -104,6 +104,8 @@ class Engine:
         self.model = model
         self._find_tower = find_tower
         self._tower_lock = threading.Lock()
+        self.table: Any = None  # of the tokens for grammars, see structured/table.py
+        self.table_lock = threading.Lock()
         self.info = model.info
         self.n_ctx = session.n_ctx if session is not None else 0
         self.alive = _Alive(model, session)
@@ -140,6 +142,11 @@ class Engine:
         """The bytes of a token and whether it is a control token."""
         with self.alive:
             return self.model.token_bytes(token)
+
+    def vocabulary(self) -> tuple[list[bytes], list[int]]:
+        """The bytes of every token, and the ids of those that are not ordinary text."""
+        with self.alive:
+            return self.model.vocabulary()
 
     def metadata(self, key: str) -> str | None:
         """A string of the file's metadata."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,6 +22,8 @@ from .types import Chunk, Text, Timings, TokenLogprob, Usage
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._constraint import Constraint
+    from .structured.formats import Format
     from .vision import Span
 
 
@@ -39,6 +42,7 @@ class Request:
     special: bool
     progress: Progress | None
     spans: Sequence[Span] = ()  # the pictures in `tokens`
+    format: Format | None = None  # of the text, or of a chat's answer behind its thought
 
 
 class Decoding:
@@ -47,6 +51,8 @@ class Decoding:
     def __init__(self, engine: Engine, request: Request) -> None:
         self._engine, self._request = engine, request
         self._pending: list[int] = []  # tokens of the answer not evaluated yet
+        self._constraint: Constraint | None = None
+        self._forced: deque[int] = deque()  # tokens that the constraint leaves no choice about
         self._cached = 0
         self._started = self._prefilled = time.perf_counter()
         self._paused = 0.0  # seconds that the reader of a stream took
@@ -73,8 +79,37 @@ class Decoding:
         )
         self._prefilled = time.perf_counter()
 
+    def constrain(self, constraint: Constraint | None) -> None:
+        """Limits the tokens that come from now on."""
+        self._constraint = constraint
+        self._forced.clear()
+        if constraint is None:
+            with self._engine.alive:
+                self._sampler.allow(None)
+
     def draw(self) -> int | None:
         """The next token; None when the model ended its answer with a stop token."""
+        if self._constraint is None:
+            return self._draw()
+        # Forced tokens are evaluated together, before the next draw. Log-probabilities need it all.
+        if not self._forced and self._request.n_logprobs is None:
+            self._forced.extend(self._constraint.forced())
+        if self._forced:
+            token = self._forced.popleft()
+            self.force([token])
+        else:
+            with self._engine.alive:
+                self._sampler.allow(self._constraint.mask())
+            drawn = self._draw()
+            if drawn is None:
+                return None
+            token = drawn
+        self._constraint.accept(token)
+        if self._constraint.complete:
+            self.finish_reason = "stop"
+        return token
+
+    def _draw(self) -> int | None:
         if self._pending:
             pending, self._pending = self._pending, []
             self._engine.eval(pending)
@@ -122,6 +157,7 @@ class Decoding:
             self._prefilled - self._started, decoding, prompt - self._cached, made
         )
         text.seed = self._request.seed
+        text.output_format = self._request.format
 
 
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
@@ -129,6 +165,10 @@ def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
     with engine.turn.hold():
         decoding = Decoding(engine, request)
         text = engine.text_stream(request.stop, special=request.special)
+        if request.format is not None:
+            from .structured.matcher import Matcher
+
+            decoding.constrain(Matcher(engine, request.stop_tokens, request.format.grammar))
         decoding.prefill()
         pieces: list[str] = []
         shown = 0  # tokens that earlier chunks stand for
@@ -145,6 +185,7 @@ def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
                     yield chunk
         whole = Text("".join(pieces))
         decoding.describe(whole)
+        whole.check()
     return whole
 
 

@@ -114,6 +114,17 @@ class Model:
         data = bytes(ffi.buffer(out[0], length[0])) if length[0] else b""
         return data, kind[0] == lib.QWEN35_TOKEN_CONTROL
 
+    def vocabulary(self) -> tuple[list[bytes], list[int]]:
+        """The bytes of every token, and the ids of those that are not ordinary text."""
+        out, length, kind = ffi.new("char **"), ffi.new("size_t *"), ffi.new("int32_t *")
+        words, others = [], []
+        for token in range(self.info.n_vocab):
+            check(lib.qwen35_token_bytes(self.pointer, token, out, length, kind))
+            words.append(ffi.unpack(out[0], length[0]) if length[0] else b"")
+            if kind[0] != lib.QWEN35_TOKEN_NORMAL:
+                others.append(token)
+        return words, others
+
 
 class Session:
     """One timeline of tokens: key-value cache and recurrent state. One thread at a time."""
@@ -317,6 +328,11 @@ class Sampler:
         """Tells the sampler about tokens of the answer that it did not draw."""
         array = _token_array(tokens)
         check(lib.qwen35_sampler_accept(self.pointer, array, len(array), 0))
+
+    def allow(self, mask: bytes | None) -> None:
+        """Limits the draws that follow to tokens whose bit is set; None lifts the limit."""
+        words = ffi.NULL if mask is None else ffi.from_buffer("uint32_t[]", mask)
+        check(lib.qwen35_sampler_allow(self.pointer, words, 0 if mask is None else len(words)))
 
     def result(self) -> tuple[int, TokenLogprob | None]:
         """The token drawn last, with its log-probabilities when they were asked for."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from . import _completion
 from ._bundled import tiny_path
@@ -170,6 +170,9 @@ class Llama(ChatMethods):
         images: Sequence[Source | Picture] | None = None,
         budget: Budget | Preset = "default",
         progress: Progress | None = None,
+        schema: Any = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
     ) -> Text | TextStream:
         """Continues a prompt.
 
@@ -203,6 +206,16 @@ class Llama(ChatMethods):
             budget: sizes that pictures are stretched to: "fast", "default", "grounding" or a
                 vision.Budget.
             progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
+            schema: the text must be JSON that follows this schema: a mapping, or a class (pydantic
+                model, msgspec.Struct, dataclass, TypedDict) of which `parsed` of the result is an
+                instance. Nothing tells the model about it: say in the prompt what you want.
+            regex: the text must match this regular expression, in Rust's syntax, from start to end.
+            choice: the text must be one of these.
+
+        Raises:
+            SchemaError: a schema, regex or choice that cannot be enforced; nothing is generated.
+            AnswerInvalid: the text does not follow its schema (a bug in the libraries behind it).
+            MissingExtra: schema, regex and choice need the extra "schema".
         """
         tokens = self._prompt_tokens(prompt, special)
         request = prepare(
@@ -227,6 +240,9 @@ class Llama(ChatMethods):
             logit_bias=logit_bias,
             special=special,
             progress=progress,
+            schema=schema,
+            regex=regex,
+            choice=choice,
         )
         answer = TextStream(generate(self._engine, request))
         return answer if stream else answer.drain()

@@ -144,6 +144,7 @@ class ChatModel:
             thinking_budget=thinking_budget,
             forced_call=forced_call,
             one_call=one_call,
+            grammar=None if request.format is None else request.format.grammar,
         )
 
     def answer(self, request: ChatRequest) -> ChatStream:
