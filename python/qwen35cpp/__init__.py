@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._generate import TextStream
 from ._native import system_info, version
 from .errors import (
+    AnswerInvalid,
     Cancelled,
     ContextTooLong,
     CpuNotSupported,
@@ -27,6 +28,7 @@ from .errors import (
     NotEnoughMemory,
     NotSupported,
     Qwen35Error,
+    SchemaError,
     SessionBusy,
     SessionClosed,
     VisionMissing,
@@ -77,6 +79,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AnswerInvalid",
     "CallDelta",
     "Cancelled",
     "ChatChunk",
@@ -106,6 +109,7 @@ __all__ = [
     "Qwen35Error",
     "Rendered",
     "Sampling",
+    "SchemaError",
     "SessionBusy",
     "SessionClosed",
     "Text",

@@ -9,6 +9,7 @@ from .._engine import Engine
 from .._request import prepare
 from ..errors import InvalidArgument
 from ..sampling import recommended
+from .call_grammar import CallGrammar, is_strict
 from .conversation import ChatRequest, ChatStream, answer
 from .messages import Medium, Message, checked_list
 from .render import Expand, Rendered, as_given, render
@@ -136,6 +137,12 @@ class ChatModel:
             logit_bias=bias,
             **rest,
         )
+        grammar = None if request.format is None else request.format.grammar
+        if schemas and (request.format is not None or any(map(is_strict, schemas))):
+            grammar = CallGrammar(self._vocabulary).build(
+                schemas, demanded=forced_call, one_call=one_call, answer=grammar
+            )
+            forced_call = None  # the grammar demands it
         return ChatRequest(
             request=request,
             messages=messages,
@@ -144,7 +151,7 @@ class ChatModel:
             thinking_budget=thinking_budget,
             forced_call=forced_call,
             one_call=one_call,
-            grammar=None if request.format is None else request.format.grammar,
+            grammar=grammar,
         )
 
     def answer(self, request: ChatRequest) -> ChatStream:

@@ -82,7 +82,7 @@ def _refusal(root: Schema) -> SchemaError:
         """Why a part of the schema cannot be used on its own, "" when it can."""
         if next(tries, None) is None:
             return ""
-        shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
+        shared: Schema = {key: root[key] for key in ("$defs", "definitions") if key in root}
         part: Schema = {**node, **shared}
         return compile_error(json_grammar(part))
 
