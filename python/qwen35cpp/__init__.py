@@ -48,6 +48,8 @@ from .types import (
 )
 
 if TYPE_CHECKING:
+    from ._map import Mapped
+    from .aio import AsyncLlama, AsyncStream
     from .chat.answer import ChatChunk, ChatText, ToolCall
     from .chat.calls import CallDelta
     from .chat.conversation import ChatStream
@@ -59,27 +61,32 @@ __version__ = version()
 
 # Names whose modules are imported at their first use: half of the time that importing would take.
 _LATER = {
-    "CallDelta": "calls",
-    "ChatChunk": "answer",
-    "ChatCompletion": "openai",
-    "ChatCompletionChunk": "openai",
-    "ChatStream": "conversation",
-    "ChatText": "answer",
-    "Media": "render",
-    "Rendered": "render",
-    "ToolCall": "answer",
-    "function_schema": "tools",
+    "AsyncLlama": "aio",
+    "AsyncStream": "aio",
+    "CallDelta": "chat.calls",
+    "ChatChunk": "chat.answer",
+    "ChatCompletion": "chat.openai",
+    "ChatCompletionChunk": "chat.openai",
+    "ChatStream": "chat.conversation",
+    "ChatText": "chat.answer",
+    "Mapped": "_map",
+    "Media": "chat.render",
+    "Rendered": "chat.render",
+    "ToolCall": "chat.answer",
+    "function_schema": "chat.tools",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.chat.{_LATER[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 __all__ = [
     "AnswerInvalid",
+    "AsyncLlama",
+    "AsyncStream",
     "CallDelta",
     "Cancelled",
     "ChatChunk",
@@ -98,6 +105,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "Llama",
+    "Mapped",
     "Media",
     "MissingExtra",
     "ModelInfo",

@@ -26,15 +26,16 @@ def embed(
     if pooling not in ("mean", "last"):
         raise InvalidArgument(f"pooling must be 'mean' or 'last', not {pooling!r}")
     vectors = np.zeros((len(prompts), engine.info.n_embd), np.float32)
-    with engine.turn.hold():
+    with engine.hold() as held:
+        slot = held.slot
         for done, tokens in enumerate(prompts):
-            engine.reset()
-            engine.eval(tokens, _outputs(tokens, vectors[done], pooling))
+            slot.reset()
+            slot.eval(tokens, _outputs(tokens, vectors[done], pooling))
             if pooling == "mean":
                 vectors[done] /= len(tokens)
             if progress is not None:
                 progress(done + 1, len(prompts))
-        engine.reset()
+        slot.reset()
     if normalize and len(vectors):
         # float64: the square of a large float32 does not fit into float32.
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ._engine import Engine, Progress
+from ._engine import Engine, Progress, Slot
 from ._handles import Detokenizer, Sampler
+from ._turn import Hold
 from .errors import Cancelled
 from .sampling import Sampling
 from .types import Chunk, Text, Timings, TokenLogprob, Usage
@@ -46,10 +47,11 @@ class Request:
 
 
 class Decoding:
-    """The tokens of one answer, drawn one at a time. Use it while holding the engine's turn."""
+    """The tokens of one answer, drawn one at a time from the slot that is held for it."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self._engine, self._request = engine, request
+    def __init__(self, engine: Engine, held: Hold[Slot], request: Request) -> None:
+        self._held, self._slot, self._request = held, held.slot, request
+        self._alive = engine.alive
         self._pending: list[int] = []  # tokens of the answer not evaluated yet
         self._constraint: Constraint | None = None
         self._forced: deque[int] = deque()  # tokens that the constraint leaves no choice about
@@ -74,7 +76,7 @@ class Decoding:
     def prefill(self) -> None:
         """Evaluates the prompt."""
         self._started = time.perf_counter()
-        self._cached = self._engine.begin(
+        self._cached = self._slot.begin(
             self._request.tokens, self._request.progress, self._request.spans
         )
         self._prefilled = time.perf_counter()
@@ -84,7 +86,7 @@ class Decoding:
         self._constraint = constraint
         self._forced.clear()
         if constraint is None:
-            with self._engine.alive:
+            with self._alive:
                 self._sampler.allow(None)
 
     def draw(self) -> int | None:
@@ -98,7 +100,7 @@ class Decoding:
             token = self._forced.popleft()
             self.force([token])
         else:
-            with self._engine.alive:
+            with self._alive:
                 self._sampler.allow(self._constraint.mask())
             drawn = self._draw()
             if drawn is None:
@@ -112,8 +114,8 @@ class Decoding:
     def _draw(self) -> int | None:
         if self._pending:
             pending, self._pending = self._pending, []
-            self._engine.eval(pending)
-        token, logprob = self._engine.sample(self._sampler)
+            self._slot.eval(pending)
+        token, logprob = self._slot.sample(self._sampler)
         if token in self._request.stop_tokens:
             self.finish_reason, self.stop_reason = "stop", token
             return None
@@ -126,7 +128,7 @@ class Decoding:
         """Puts tokens behind those drawn, as many as there is room for, and returns these."""
         taken = list(tokens[: self._request.max_tokens - len(self.tokens)])
         if taken:
-            with self._engine.alive:
+            with self._alive:
                 self._sampler.accept(taken)
             self._append(taken)
         return taken
@@ -143,7 +145,7 @@ class Decoding:
         since = time.perf_counter()
         yield
         self._paused += time.perf_counter() - since
-        self._engine.turn.adopt()
+        self._held.adopt()
 
     def describe(self, text: Text) -> None:
         """Writes tokens, figures and reasons into the whole text."""
@@ -161,9 +163,9 @@ class Decoding:
 
 
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
-    """Yields the chunks of one answer and returns its whole text. Holds the turn until then."""
-    with engine.turn.hold():
-        decoding = Decoding(engine, request)
+    """Yields the chunks of one answer and returns its whole text. Holds a slot until then."""
+    with engine.hold(request.tokens) as held:
+        decoding = Decoding(engine, held, request)
         text = engine.text_stream(request.stop, special=request.special)
         if request.format is not None:
             from .structured.matcher import Matcher
@@ -198,7 +200,7 @@ def _next_piece(engine: Engine, request: Request, decoding: Decoding, text: Deto
     if stopped >= 0:
         decoding.finish_reason = "stop"
         decoding.stop_reason = request.stop[stopped].decode("utf-8", "replace")
-    elif decoding.finish_reason == "length":
+    elif decoding.finish_reason is not None:
         piece += engine.finish(text)
     return piece
 
@@ -210,8 +212,8 @@ T = TypeVar("T", bound=Text)
 class Stream(Iterator[C], Generic[C, T]):
     """The chunks of an answer as they are generated.
 
-    The stream holds its Llama from the first chunk until it is read to its end or closed, and other
-    threads wait for it; leaving a `for` loop early closes it when nothing else refers to it, a
+    The stream holds a slot of its Llama from the first chunk until it is read to its end or closed;
+    leaving a `for` loop early closes it when nothing else refers to it, a
     `with` statement in any case. After the end `result` has the whole text with its figures.
     """
 
@@ -254,6 +256,6 @@ class Stream(Iterator[C], Generic[C, T]):
 class TextStream(Stream[Chunk, Text]):
     """The chunks of a text as they are generated.
 
-    It holds its Llama until it is read to its end or closed: leave it early with close() or a
-    `with` statement. After the end `result` has the whole text with its figures.
+    It holds a slot of its Llama until it is read to its end or closed: leave it early with close()
+    or a `with` statement. After the end `result` has the whole text with its figures.
     """

@@ -128,7 +128,8 @@ def _room(engine: Engine, n_prompt: int, max_tokens: int | None) -> int:
         raise InvalidArgument("the prompt is empty")
     if max_tokens is not None and max_tokens < 1:
         raise InvalidArgument(f"max_tokens must be at least 1, not {max_tokens}")
-    n_ctx = engine.session.n_ctx
+    engine.need_weights()
+    n_ctx = engine.n_ctx
     room = n_ctx - n_prompt
     if room < 1:
         raise ContextTooLong(

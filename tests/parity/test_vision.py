@@ -233,9 +233,9 @@ def test_logits_and_text_behind_pictures(small: Reference, report: Callable[[str
                     eos_token_id=None,
                 )[0, inputs["input_ids"].shape[1] :].tolist()  # fmt: skip
             engine = llm._engine
-            with engine.turn.hold():
-                engine.reset()
-                engine.begin(prompt.ids[:-2], spans=prompt.spans)
+            with engine.hold_first() as held:
+                held.slot.reset()
+                held.slot.begin(prompt.ids[:-2], spans=prompt.spans)
             logits = llm.eval(prompt.ids[-2:], all_logits=True)
             worst = max(worst, mean_kld(theirs, logits))
             ours = [int(np.argmax(logits[-1]))]

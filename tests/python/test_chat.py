@@ -115,12 +115,13 @@ def test_a_stream_prints_the_answer_and_no_thought(tiny: Llama) -> None:
     assert chunks[-1].finish_reason == whole.finish_reason == "length"
 
 
-def test_a_stream_holds_the_llama_until_closed(tiny: Llama) -> None:
-    with tiny.chat(QUESTION, stream=True, seed=1) as stream:
-        next(stream)
-        with pytest.raises(SessionBusy):
-            tiny.chat(QUESTION)
-    assert tiny.chat(QUESTION, seed=1, max_tokens=4)
+def test_a_stream_holds_a_slot_until_closed() -> None:
+    with Llama.tiny(n_parallel=1) as llama:
+        with llama.chat(QUESTION, stream=True, seed=1) as stream:
+            next(stream)
+            with pytest.raises(SessionBusy):
+                llama.chat(QUESTION)
+        assert llama.chat(QUESTION, seed=1, max_tokens=4)
 
 
 def test_threads_share_one_llama(tiny: Llama) -> None:

@@ -376,13 +376,20 @@ def test_a_vocabulary_alone_tokenizes_and_does_not_generate(tiny_path: str) -> N
             llama.generate(PROMPT)
 
 
-def test_this_threads_own_stream_is_an_error_and_not_a_deadlock(llama: Llama) -> None:
-    with llama.generate(PROMPT, stream=True, max_tokens=20, ignore_eos=True) as stream:
-        next(stream)
+def test_this_threads_own_streams_are_an_error_and_not_a_deadlock(tiny_path: str) -> None:
+    with Llama(tiny_path, n_parallel=2) as llama:
+        streams = [
+            llama.generate(PROMPT, stream=True, max_tokens=20, ignore_eos=True, seed=i)
+            for i in range(2)
+        ]
+        for stream in streams:
+            next(stream)
         with pytest.raises(SessionBusy):
             llama.generate(PROMPT)
-        assert next(stream) is not None
-    assert llama.generate(PROMPT, max_tokens=2, ignore_eos=True).tokens
+        assert next(streams[1]) is not None
+        streams[0].close()
+        assert llama.generate(PROMPT, max_tokens=2, ignore_eos=True).tokens
+        assert next(streams[1]) is not None
 
 
 def test_an_abandoned_stream_frees_the_llama(llama: Llama) -> None:

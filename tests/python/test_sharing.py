@@ -70,9 +70,38 @@ def test_threads_may_mix_calls_of_every_kind(tiny_path: str) -> None:
             assert all(pool.map(work, range(48)))
 
 
+def test_streams_of_one_thread_may_overlap(tiny_path: str) -> None:
+    with Llama(tiny_path, prefix_cache=False, n_parallel=4) as llama:
+        serial = [answer(llama, prompt) for prompt in PROMPTS[:4]]
+        streams = [
+            llama.generate(prompt, max_tokens=12, seed=7, ignore_eos=True, stream=True)
+            for prompt in PROMPTS[:4]
+        ]
+        mixed: list[list[int]] = [[] for _ in streams]
+        for _ in range(200):
+            for stream, tokens in zip(streams, mixed, strict=True):
+                chunk = next(stream, None)
+                tokens += chunk.tokens if chunk else []
+        assert mixed == serial
+
+
+def test_overlapping_conversations_keep_their_slots(tiny_path: str) -> None:
+    with Llama(tiny_path, n_parallel=2) as llama:
+        first = llama.generate(PROMPTS[0], max_tokens=8, stream=True, ignore_eos=True)
+        next(first)
+        second = llama.generate("Another " + PROMPTS[1], max_tokens=8, ignore_eos=True)
+        started = llama.tokenize(PROMPTS[0]) + first.drain().tokens
+        # The last token drawn was not evaluated.
+        again = llama.generate([*started, 5], max_tokens=1, ignore_eos=True)
+        assert again.usage.cached_tokens == len(started) - 1
+        started = llama.tokenize("Another " + PROMPTS[1]) + second.tokens
+        again = llama.generate([*started, 5], max_tokens=1, ignore_eos=True)
+        assert again.usage.cached_tokens == len(started) - 1
+
+
 def test_a_stream_makes_others_wait_in_the_order_of_their_arrival(tiny_path: str) -> None:
     order: list[int] = []
-    with Llama(tiny_path) as llama:
+    with Llama(tiny_path, n_parallel=1) as llama:
         stream = llama.generate(PROMPTS[0], stream=True, max_tokens=4, ignore_eos=True)
         first = next(stream)
         turn = llama._engine.turn
@@ -95,7 +124,7 @@ def test_a_stream_makes_others_wait_in_the_order_of_their_arrival(tiny_path: str
 
 
 def test_a_stream_may_move_from_thread_to_thread(tiny_path: str) -> None:
-    with Llama(tiny_path) as llama, ThreadPoolExecutor(1) as pool:
+    with Llama(tiny_path, n_parallel=1) as llama, ThreadPoolExecutor(1) as pool:
         stream = llama.generate(PROMPTS[0], stream=True, max_tokens=6, ignore_eos=True)
         next(stream)
         pool.submit(next, stream).result()
@@ -107,7 +136,7 @@ def test_a_stream_may_move_from_thread_to_thread(tiny_path: str) -> None:
 
 
 def test_a_waiter_that_gives_up_leaves_the_queue() -> None:
-    turn = Turn(check=lambda: None)
+    turn = Turn(lambda: None, ["slot"])
     served: list[str] = []
 
     class Impatient:
@@ -138,7 +167,7 @@ def test_a_waiter_that_gives_up_leaves_the_queue() -> None:
 
 
 def test_a_turn_comes_back_when_its_holder_vanishes() -> None:
-    turn = Turn(check=lambda: None)
+    turn = Turn(lambda: None, ["slot"])
     lost = turn.hold()
     lost.__enter__()
     with pytest.raises(SessionBusy):
@@ -194,7 +223,7 @@ def test_closing_ends_the_calls_of_other_threads(long_path: str) -> None:
 
 
 def test_closing_frees_those_who_wait_for_an_idle_stream(tiny_path: str) -> None:
-    llama = Llama(tiny_path)
+    llama = Llama(tiny_path, n_parallel=1)
     stream = llama.generate(PROMPTS[0], stream=True, ignore_eos=True)
     next(stream)
     with ThreadPoolExecutor(1) as pool:

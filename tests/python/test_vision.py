@@ -47,9 +47,9 @@ def prompt_of(llm: Llama, text: str, *pictures: Picture) -> PicturePrompt:
 def logits(llm: Llama, prompt: PicturePrompt) -> np.ndarray:
     """Logits of the last token after evaluating everything from the start."""
     engine = llm._engine
-    with engine.turn.hold():
-        engine.reset()
-        engine.begin(prompt.ids[:-1], spans=prompt.spans)
+    with engine.hold_first() as held:
+        held.slot.reset()
+        held.slot.begin(prompt.ids[:-1], spans=prompt.spans)
     return llm.eval(prompt.ids[-1:])
 
 
@@ -106,15 +106,15 @@ def test_a_conversation_is_read_once() -> None:
             second,
         )
         engine = llm._engine
-        with engine.turn.hold():
-            assert engine.begin(start.ids, spans=start.spans) == 0
-            assert engine.begin(more.ids, spans=more.spans) == len(start.ids)
+        with engine.hold_first() as held:
+            assert held.slot.begin(start.ids, spans=start.spans) == 0
+            assert held.slot.begin(more.ids, spans=more.spans) == len(start.ids)
         tower = engine.tower()
         assert tower.encoded == 2
         # Another first picture: nothing of the old conversation is of use, its rows are not needed.
         other = prompt_of(llm, TURN.format(IMAGE + "How many?"), second)
-        with engine.turn.hold():
-            assert engine.begin(other.ids, spans=other.spans) == 0
+        with engine.hold_first() as held:
+            assert held.slot.begin(other.ids, spans=other.spans) == 0
         assert tower.encoded == 2
 
 
@@ -173,13 +173,13 @@ def test_a_cancelled_picture_leaves_the_session_as_it_was() -> None:
             if done > prompt.spans[0].start + 16:
                 raise KeyboardInterrupt
 
-        with engine.turn.hold():
-            engine.reset()
+        with engine.hold_first() as held:
+            held.slot.reset()
             with pytest.raises(KeyboardInterrupt):
-                engine.begin(prompt.ids[:-1], stop, prompt.spans)
-            assert engine.position == prompt.spans[0].start
+                held.slot.begin(prompt.ids[:-1], stop, prompt.spans)
+            assert held.slot.position == prompt.spans[0].start
             # What was read before the picture still counts.
-            assert engine.begin(prompt.ids[:-1], spans=prompt.spans) == prompt.spans[0].start
+            assert held.slot.begin(prompt.ids[:-1], spans=prompt.spans) == prompt.spans[0].start
         assert np.allclose(llm.eval(prompt.ids[-1:]), want, atol=0.1)
         assert all(total == len(prompt.ids) - 1 for _, total in calls if total)
 
@@ -203,8 +203,11 @@ def test_a_closed_model_says_so() -> None:
 def test_a_picture_that_does_not_fit_the_context() -> None:
     with Llama.tiny(n_ctx=32) as llm:
         prompt = prompt_of(llm, IMAGE + " so.", Picture(noise(0, 256, 256)))
-        with llm._engine.turn.hold(), pytest.raises(ContextTooLong, match="exceed the context"):
-            llm._engine.begin(prompt.ids, spans=prompt.spans)
+        with (
+            llm._engine.hold_first() as held,
+            pytest.raises(ContextTooLong, match="exceed the context"),
+        ):
+            held.slot.begin(prompt.ids, spans=prompt.spans)
 
 
 def test_sizes_that_the_tower_refuses(llm: Llama) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._constraint import Constraint, Without
-from .._engine import Engine
+from .._engine import Engine, Slot
 from .._generate import Decoding, Request, Stream
 from .._request import draw_seed
+from .._turn import Hold
 from ..types import TokenLogprob
 from .answer import CallCollector, ChatChunk, ChatText
 from .reader import AnswerReader, Part
@@ -40,17 +41,17 @@ class ChatRequest:
 class ChatStream(Stream[ChatChunk, ChatText]):
     """The chunks of a chat's answer as they are generated.
 
-    It holds its Llama until it is read to its end or closed: leave it early with close() or a
-    `with` statement. After the end `result` has the whole answer with its figures.
+    It holds a slot of its Llama until it is read to its end or closed: leave it early with close()
+    or a `with` statement. After the end `result` has the whole answer with its figures.
     """
 
 
 def answer(
     engine: Engine, vocabulary: Vocabulary, chat: ChatRequest
 ) -> Generator[ChatChunk, None, ChatText]:
-    """Yields the chunks of one answer and returns the whole. Holds the engine's turn until then."""
-    with engine.turn.hold():
-        writer = _Writer(engine, vocabulary, chat)
+    """Yields the chunks of one answer and returns the whole. Holds a slot until then."""
+    with engine.hold(chat.request.tokens) as held:
+        writer = _Writer(engine, held, vocabulary, chat)
         writer.decoding.prefill()
         writer.begin()
         while True:
@@ -65,7 +66,9 @@ def answer(
 class _Writer:
     """The state of an answer in the making."""
 
-    def __init__(self, engine: Engine, vocabulary: Vocabulary, chat: ChatRequest) -> None:
+    def __init__(
+        self, engine: Engine, held: Hold[Slot], vocabulary: Vocabulary, chat: ChatRequest
+    ) -> None:
         self._chat, self._vocabulary = chat, vocabulary
         self._end_think, self._im_end = vocabulary.id(END_THINK), vocabulary.id(IM_END)
         request = chat.request
@@ -90,7 +93,7 @@ class _Writer:
         self._text: list[str] = []
         self._thought: list[str] = []
         self.ended = False
-        self.decoding = Decoding(engine, request)
+        self.decoding = Decoding(engine, held, request)
 
     def begin(self) -> None:
         """Puts what the caller demands before the first token drawn."""

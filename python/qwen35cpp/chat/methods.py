@@ -6,14 +6,18 @@ see chat/__init__.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .._engine import Engine
+    from .._map import Mapped
     from .._request import ChatOptions
+    from ..llama import Llama
     from ..vision import Place
     from .answer import ChatText
     from .conversation import ChatStream
@@ -164,6 +168,48 @@ class ChatMethods:
         chosen: dict[str, Any] = {"temperature": 0, "budget": "grounding", **options}
         answer = self.chat(question(what, kind), images=[pixels], think=False, **chosen)
         return read_places(answer, width, height)
+
+    def map(
+        self,
+        rows: Iterable[Any],
+        prompt: str | Callable[[Any], Any] | None = None,
+        *,
+        workers: int | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        on_error: Literal["raise", "keep"] = "raise",
+        progress: Callable[[int, int | None], None] | None = None,
+        **options: Any,
+    ) -> Iterator[Mapped]:
+        """Asks one question of many rows, several at once, and yields the answers in order.
+
+        >>> for done in llm.map(rows, "Translate to French: {text}", resume="out.jsonl"):
+        ...     print(done.text)
+
+        Leaving the loop early stops what is under way within a token.
+
+        Args:
+            rows: strings, or mappings such as those of csv.DictReader; read as they are needed.
+            prompt: a template for str.format with the fields of a mapping, or {text} for a string;
+                or a function from a row to what `chat` takes. None: rows are prompts themselves.
+            workers: answers in the making at once; None is `n_parallel`.
+            resume: a file that keeps the answers, a line of JSON each. A later run with the same
+                options takes them from there: nothing is asked twice.
+            on_error: "keep" goes on with the next row and says in `error` what was wrong.
+            progress: called with (rows done, rows in total or None).
+            options: as in `chat`.
+        """
+        from .._map import run
+
+        return run(
+            cast("Llama", self),
+            rows,
+            prompt,
+            workers=len(self._engine.slots) if workers is None else workers,
+            resume=None if resume is None else Path(os.fsdecode(resume)),
+            on_error=on_error,
+            progress=progress,
+            options=options,
+        )
 
     def run_tools(
         self,
