@@ -214,6 +214,9 @@ QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int3
 QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,
                                                      uint32_t grid_rows, uint32_t grid_columns,
                                                      qwen35_progress progress, void *user);
+/* The logits that the last eval kept, [n_vocab], valid until the next call with the session; NULL
+ * when it kept none. */
+QWEN35_API const float *qwen35_session_logits(const qwen35_session *session);
 /* Makes the eval now running on `session` (any thread) return ERROR_CANCELLED soon, or the next one
  * when none runs. A batch of at most 8 tokens, and the logits of a batch, are finished first: when
  * that was the last of its eval, the request counts for the next one. */

@@ -186,6 +186,16 @@ class Session:
         call = (self.pointer, values, *grid, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval_picture(*call))
 
+    def logits(self, n_vocab: int) -> Floats:
+        """A copy of the logits that the last eval kept, float32 [n_vocab]."""
+        import numpy as np
+
+        pointer = lib.qwen35_session_logits(self.pointer)
+        if not pointer:
+            raise InvalidArgument("the last evaluation kept no logits")
+        values: Floats = np.frombuffer(ffi.buffer(pointer, 4 * n_vocab), np.float32)
+        return values.copy()
+
     def snapshot(self) -> bytearray:
         """What cannot be cut back: recurrent state, position, kept logits; not the caches."""
         out = bytearray(lib.qwen35_session_snapshot_bytes(self.pointer))

@@ -21,6 +21,7 @@ from .errors import Cancelled, SessionClosed
 from .types import TokenLogprob
 
 if TYPE_CHECKING:
+    from ._handles import Floats
     from .vision import Picture, Span
 
 Progress = _interrupt.Report
@@ -187,6 +188,22 @@ class Slot:
                 if isinstance(error, Cancelled) and self._alive.closed:
                     raise SessionClosed("this Llama was closed during the call") from None
                 raise
+
+    def logits(self, n_vocab: int) -> Floats:
+        """The logits that predict the next token, float32 [n_vocab]."""
+        with self._alive, self._session_lock:
+            return self.session.logits(n_vocab)
+
+    def snapshot(self) -> bytearray:
+        """The place where the session stands, to come back to within the same request."""
+        with self._alive, self._session_lock:
+            return self.session.snapshot()
+
+    def restore(self, snapshot: bytearray) -> None:
+        """Goes back to a place that a snapshot was taken at."""
+        with self._alive, self._session_lock:
+            self.session.restore(snapshot)
+            self._logits_kept = True
 
     def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         """Draws a token from the logits of the last token evaluated."""

@@ -19,6 +19,7 @@ from ._generate import TextStream, generate
 from ._handles import KV_TYPES, Model, Outputs, Session
 from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
 from .chat.methods import ChatMethods
+from .decisions.methods import DecisionMethods
 from .errors import ContextTooLong, InvalidArgument, ModelNotFound
 from .sampling import Sampling, recommended
 from .types import Completion, EmbeddingResponse, ModelInfo, Text
@@ -53,7 +54,7 @@ class LoadOptions(TypedDict, total=False):
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
-class Llama(ChatMethods):
+class Llama(ChatMethods, DecisionMethods):
     """A Qwen 3.5 model opened from a GGUF file.
 
     One object may be shared by any number of threads. Up to `n_parallel` calls run at once: those
