@@ -193,8 +193,9 @@ class Session:
         pointer = lib.qwen35_session_logits(self.pointer)
         if not pointer:
             raise InvalidArgument("the last evaluation kept no logits")
-        values: Floats = np.frombuffer(ffi.buffer(pointer, 4 * n_vocab), np.float32)
-        return values.copy()
+        values = np.frombuffer(ffi.buffer(pointer, 4 * n_vocab), np.float32)
+        copy: Floats = values.copy()
+        return copy
 
     def snapshot(self) -> bytearray:
         """What cannot be cut back: recurrent state, position, kept logits; not the caches."""
