@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._engine import Engine, Slot
+from ..chat.messages import Message
+from ..chat.model import conversation
 from ..chat.vocabulary import IM_END
 from ..errors import ContextTooLong, InvalidArgument
 from ..types import Record, Timings, Usage
@@ -18,9 +20,8 @@ from .labels import label_logprobs
 if TYPE_CHECKING:
     from .._request import Progress
     from ..chat.model import ChatModel
-    from ..vision import PicturePrompt
+    from ..vision import Budget, PicturePrompt, Preset
 
-Message = Mapping[str, Any]
 Prepare = Callable[[Sequence[Message]], "list[int] | PicturePrompt"]
 
 # What stands in for the text to learn how a model leans without one.
@@ -42,10 +43,31 @@ class Decision(Record):
         object.__setattr__(self, name, value)
 
 
+class Label(str):
+    """A label as text, with what the model thinks of the others."""
+
+    __slots__ = ("probabilities", "probability", "value")
+    value: Any  # what the label stands for, where that is no text
+    probability: float
+    probabilities: dict[Any, float]
+
+    @classmethod
+    def of(cls, decision: Decision, field: str) -> Label:
+        """The decision of one field."""
+        probabilities = decision.probabilities[field]
+        value = max(probabilities, key=lambda each: probabilities[each])
+        label = cls(value)
+        label.value, label.probabilities = value, probabilities
+        label.probability = probabilities[value]
+        return label
+
+
 @dataclass(frozen=True)
 class Options:
-    """How labels are compared."""
+    """What goes before the texts, and how labels are compared; see Llama.decide."""
 
+    system: str | None = None
+    budget: Budget | Preset = "default"
     length_normalize: bool = False
     calibrate: bool = False
 
@@ -64,19 +86,14 @@ class Decider:
         self._labels = [[model.vocabulary.encode(x) for x in f.labels] for f in fields]
         self._priors: list[list[float]] | None = None
 
-    def decide(
-        self,
-        messages: Sequence[Message],
-        prepare: Prepare,
-        progress: Progress | None = None,
+    def __call__(
+        self, prompt: str | Sequence[Message], *, progress: Progress | None = None
     ) -> Decision:
-        """The decision about a conversation that ends with the user's message.
-
-        `prepare` renders messages to token ids, up to where the answer begins.
-        """
+        """The decision about a text, or about messages of which the last is the user's."""
+        messages = conversation(prompt, self._options.system, ())
+        prepare = self._model.preparation(self._options.budget)
         if self._options.calibrate and self._priors is None:
-            bare = [*messages[:-1], {"role": "user", "content": _NOTHING}]
-            bare = [message for message in bare if message.get("role") != "assistant"]
+            bare = conversation(_NOTHING, self._options.system, ())
             self._priors = self._rate(bare, prepare, None)[0]
         scores, usage, timings = self._rate(messages, prepare, progress)
         if self._priors is not None:

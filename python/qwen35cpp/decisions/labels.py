@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._handles import Outputs
+from .score import log_mass
 
 if TYPE_CHECKING:
     from .._handles import Floats
@@ -35,10 +36,9 @@ class _Node:
 
     def rate(self, logits: Floats) -> None:
         """Rates the children with the logits behind this node."""
-        top = float(logits.max())
-        log_mass = top + math.log(float(np.exp(logits - top).sum(dtype=np.float64)))
+        base = self.logprob - log_mass(logits)
         for token, child in self.children.items():
-            child.logprob = self.logprob + float(logits[token]) - log_mass
+            child.logprob = base + float(logits[token])
 
     def leaves(self) -> Iterator[_Node]:
         """The whole labels below, or this one."""
