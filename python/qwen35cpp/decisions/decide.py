@@ -86,6 +86,18 @@ class Decider:
         self._labels = [[model.vocabulary.encode(x) for x in f.labels] for f in fields]
         self._priors: list[list[float]] | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the fields."""
+        return [field.name for field in self._fields]
+
+    def gave(self, values: Sequence[str]) -> bool:
+        """Whether the texts of values, one for each field, can be those of a decision."""
+        return all(
+            field.is_number or value in map(str, field.values)
+            for field, value in zip(self._fields, values, strict=True)
+        )
+
     def __call__(
         self, prompt: str | Sequence[Message], *, progress: Progress | None = None
     ) -> Decision:
