@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from .chat.openai import ChatCompletion, ChatCompletionChunk
     from .chat.render import Media, Rendered
     from .chat.tools import function_schema
+    from .decisions.decide import Decision, Label
+    from .decisions.fields import Field
+    from .decisions.rank import Ranked
+    from .decisions.score import Score
 
 __version__ = version()
 
@@ -69,9 +73,14 @@ _LATER = {
     "ChatCompletionChunk": "chat.openai",
     "ChatStream": "chat.conversation",
     "ChatText": "chat.answer",
+    "Decision": "decisions.decide",
+    "Field": "decisions.fields",
+    "Label": "decisions.decide",
     "Mapped": "_map",
     "Media": "chat.render",
+    "Ranked": "decisions.rank",
     "Rendered": "chat.render",
+    "Score": "decisions.score",
     "ToolCall": "chat.answer",
     "function_schema": "chat.tools",
 }
@@ -98,12 +107,15 @@ __all__ = [
     "Completion",
     "ContextTooLong",
     "CpuNotSupported",
+    "Decision",
     "EmbeddingResponse",
+    "Field",
     "FileError",
     "ForkedProcess",
     "ImageInvalid",
     "InternalError",
     "InvalidArgument",
+    "Label",
     "Llama",
     "Mapped",
     "Media",
@@ -115,9 +127,11 @@ __all__ = [
     "NotEnoughMemory",
     "NotSupported",
     "Qwen35Error",
+    "Ranked",
     "Rendered",
     "Sampling",
     "SchemaError",
+    "Score",
     "SessionBusy",
     "SessionClosed",
     "Text",

@@ -23,8 +23,10 @@ Progress = Callable[[int, int], None]
 class ChatOptions(TypedDict, total=False):
     """The options that `Llama.chat` shares with `Llama.generate`, where they are explained.
 
-    Three differ in a chat: sampling starts from what the model's card recommends for thinking or
-    not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's.
+    Some differ in a chat: sampling starts from what the model's card recommends for thinking or
+    not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's, and
+    `schema`, `regex` and `choice` hold for the answer behind the thought. Beside tools the answer
+    may then be a call instead.
     """
 
     max_tokens: int | None

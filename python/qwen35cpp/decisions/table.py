@@ -80,9 +80,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _resumed(
-    part: Path, header: list[str], rows: Sequence[list[str]], decider: Decider
-) -> int:
+def _resumed(part: Path, header: list[str], rows: Sequence[list[str]], decider: Decider) -> int:
     """How many rows of the file `part` can be kept; a last one that was cut off is dropped."""
     if not part.exists():
         return 0

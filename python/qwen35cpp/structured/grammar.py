@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ MOST_CHOICES = 10_000
 _ONE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SHARED = ("$defs", "definitions")
 _MOST_TRIES = 200  # compilations to find what is wrong with a schema
 _HINT = "only what can be enforced for certain is accepted"
 
@@ -43,11 +45,11 @@ def _checked(schema: Mapping[str, Any]) -> Schema:
         raise SchemaError(f"a JSON schema is an object, not {type(schema).__name__}")
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
     except RecursionError:
         raise SchemaError(f"the schema is nested deeper than {DEEPEST}") from None
     except (TypeError, ValueError) as error:
         raise SchemaError(f"the schema is not JSON: {error}") from None
-    size = len(text.encode("utf-8", "replace"))
     if size > MOST_BYTES:
         raise SchemaError(f"the schema has {size} bytes, at most {MOST_BYTES} are allowed")
     plain: Schema = json.loads(text)
@@ -76,31 +78,43 @@ def _inside(node: Any) -> Iterator[tuple[str, Any]]:
 
 def _refusal(root: Schema) -> SchemaError:
     """Finds the smallest part that cannot be enforced, and the keyword in it."""
-    tries = iter(range(_MOST_TRIES))
-
-    def error(node: Schema) -> str:
-        """Why a part of the schema cannot be used on its own, "" when it can."""
-        if next(tries, None) is None:
-            return ""
-        shared: Schema = {key: root[key] for key in ("$defs", "definitions") if key in root}
-        part: Schema = {**node, **shared}
-        return compile_error(json_grammar(part))
-
-    path, node, why = "#", root, error(root)
+    search = _Search(root)
+    path, node, why = "#", root, search.error(root) or ""
     seen = [root]
     while True:
-        for place, child in _children(path, node, root):
-            found = "" if any(child is known for known in seen) else error(child)
+        # What llguidance quotes is most likely the name of a keyword: look there first.
+        quoted = re.findall(r'"([\w$]+)"', why)
+        places = list(_children(path, node, root))
+        places.sort(key=lambda pair: not any(name in json.dumps(pair[1]) for name in quoted))
+        for place, child in places:
+            found = None if any(child is known for known in seen) else search.error(child)
             if found:
                 path, node, why = place, child, found
                 seen.append(child)
                 break
         else:
             break
-    keyword = next((key for key in node if not error(_less(node, key))), "")
+    keyword = next((key for key in node if search.error(_less(node, key)) == ""), "")
     what = f"{keyword!r} at {path}" if keyword else path
     message = f"the schema cannot be enforced because of {what}: {why}"
     return SchemaError(message, path=path, keyword=keyword, hint=_HINT)
+
+
+class _Search:
+    """Compiles parts of a schema, a limited number of them: a hostile one has many."""
+
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+        self._left = _MOST_TRIES
+
+    def error(self, node: Schema) -> str | None:
+        """Why a part cannot be used on its own, "" when it can; None when it is not known."""
+        self._left -= 1
+        if self._left < 0:
+            return None
+        shared: Schema = {key: self._root[key] for key in _SHARED if key in self._root}
+        part = node if node is self._root else {**node, **shared}
+        return compile_error(json_grammar(part))
 
 
 def _less(node: Schema, key: str) -> Schema:

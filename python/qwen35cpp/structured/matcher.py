@@ -25,6 +25,8 @@ class Matcher:
         self._mask_bytes = (engine.info.n_vocab + 31) // 32 * 4
         self._matcher = load("llguidance").LLMatcher(table, grammar, log_level=0)
         self._check()
+        if self.complete:
+            raise SchemaError("no text follows what was asked for")
 
     @property
     def complete(self) -> bool:
@@ -49,7 +51,8 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise SchemaError(_first_line(self._matcher.get_error()))
+            why = _first_line(self._matcher.get_error())
+            raise SchemaError(f"what was asked for is too complex or allows no text: {why}")
 
 
 def compile_error(grammar: str) -> str:

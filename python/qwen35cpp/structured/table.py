@@ -25,7 +25,9 @@ class _Words:
     def __call__(self, text: str | bytes) -> list[int]:
         engine = self._engine()
         data = text.encode() if isinstance(text, str) else bytes(text)
-        return engine.tokenize(data, False) if engine is not None else []
+        if engine is None or engine.alive.closed:
+            return []  # nobody waits for the answer any more
+        return engine.tokenize(data, False)
 
 
 def table_of(engine: Engine, ends: frozenset[int]) -> Any:
