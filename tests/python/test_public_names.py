@@ -25,8 +25,8 @@ NAMES = [
 LLAMA = [
     "cancel", "chat", "classify", "close", "context_memory", "create_chat_completion",
     "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decide",
-    "decider", "decode", "detokenize", "embed", "eval", "generate", "info", "locate", "map",
-    "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "rank", "render_chat",
+    "decider", "decode", "detokenize", "embed", "eval", "extract", "generate", "info", "locate",
+    "map", "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "rank", "render_chat",
     "reset", "run_tools", "score", "tiny", "token_eos", "tokenize",
 ]  # fmt: skip
 

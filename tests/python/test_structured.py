@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypedDict
 
 import jsonschema
@@ -17,6 +18,7 @@ import pytest
 import schemas
 from qwen35cpp import AnswerInvalid, InvalidArgument, Llama, MissingExtra, SchemaError
 from qwen35cpp._handles import Sampler
+from qwen35cpp.cli import main
 
 ORDER = "Anna ordered 12 red lamps for 30 coins. Send it to Lima. It is paid."
 SCHEMA = {
@@ -225,6 +227,21 @@ def test_control_tokens_never_appear(tiny: Llama) -> None:
     assert not control & set(answer.tokens)
     assert 20 <= len(answer.parsed) <= 40
     assert control & set(tiny.generate("Hi", logit_bias=bias, ignore_eos=True, max_tokens=5).tokens)
+
+
+def test_extracting(tiny: Llama, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert tiny.extract(StructOrder, ORDER) == StructOrder(**DATA)
+    assert tiny.extract(SCHEMA, ORDER) == DATA
+    with pytest.raises(AnswerInvalid):
+        tiny.extract(StructOrder, ORDER, max_tokens=3)
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(SCHEMA))
+    for schema in (json.dumps(SCHEMA), str(file)):
+        assert main(["run", "tiny", ASK, "--temp", "0", "--schema", schema]) == 0
+        assert json.loads(capsys.readouterr().out) == DATA
+    assert main(["run", "tiny", ASK, "--schema", "missing.json"]) == 1
+    assert main(["run", "tiny", ASK, "--schema", '{"not": {}}']) == 1
+    assert "'not' at #" in capsys.readouterr().err
 
 
 # ---- refusals -----------------------------------------------------------------------------------

@@ -47,12 +47,15 @@ def format_of(
     return None if choice is None else _of_choice(choice)
 
 
-def _of_schema(schema: Any) -> Format:
-    parse: Callable[[str], Any] = json.loads
-    if not isinstance(schema, Mapping):
-        schema, parse = schema_and_parser(schema)
-    grammar = grammar_of(schema)
-    return Format(grammar, _validator(schema), parse)
+def schema_of(kind: Any) -> Mapping[str, Any]:
+    """The JSON schema that a schema or class stands for."""
+    return kind if isinstance(kind, Mapping) else schema_and_parser(kind)[0]
+
+
+def _of_schema(kind: Any) -> Format:
+    schema = schema_of(kind)
+    parse = json.loads if schema is kind else schema_and_parser(kind)[1]
+    return Format(grammar_of(schema), _validator(schema), parse)
 
 
 def _validator(schema: Mapping[str, Any]) -> Callable[[str], None]:
