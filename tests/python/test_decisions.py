@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import enum
 import json
@@ -10,13 +11,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from qwen35cpp import ContextTooLong, Field, InvalidArgument, Llama
+from qwen35cpp import AsyncLlama, ContextTooLong, Field, InvalidArgument, Llama
 from qwen35cpp.cli import main
 from qwen35cpp.decisions.labels import label_logprobs
 from qwen35cpp.decisions.table import decide_table
@@ -198,6 +200,26 @@ def test_messages_that_cannot_be_decided_about(tiny: Llama) -> None:
     with pytest.raises(ContextTooLong, match="the context holds 4096"):
         tiny.decide("word " * 5000, x=["a", "b"])
     assert tiny.decide("text", x=["a", "b"]).x in "ab"
+
+
+def test_many_decide_and_extract_at_once(tiny: Llama) -> None:
+    texts = list(MESSAGES) * 2
+
+    def extracted(text: str) -> Any:
+        answer = tiny.chat(text, choice=TEAMS, temperature=0)
+        return answer.parsed, tiny.decide(text, team=TEAMS).team
+
+    alone = [extracted(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(extracted, texts)) == alone
+
+    async def several() -> list[Any]:
+        llm = AsyncLlama(tiny)
+        found = await asyncio.gather(*(llm.decide(text, team=TEAMS) for text in MESSAGES))
+        await llm.close()
+        return [each.team for each in found]
+
+    assert asyncio.run(several()) == list(MESSAGES.values())
 
 
 # ---- likelihoods and ranking --------------------------------------------------------------------
