@@ -31,9 +31,9 @@ qwen35_status qwen35_session_create(qwen35_model *model, const qwen35_session_pa
   qwen35_session_defaults(&defaults);
   if (params == nullptr) params = &defaults;
   Q35_TRY(check_struct_size("session_params", params->struct_size, sizeof *params));
-  if (params->kv_type < QWEN35_KV_AUTO || params->kv_type > QWEN35_KV_Q8_0) {
+  if (params->kv_type < QWEN35_KV_AUTO || params->kv_type > QWEN35_KV_IQ4_NL) {
     return fail(QWEN35_ERROR_ARGUMENT,
-                "kv_type: expected 0 (auto), 1 (f32), 2 (f16) or 3 (q8_0), found %d",
+                "kv_type: expected 0 (auto), 1 (f32), 2 (f16), 3 (q8_0) or 4 (iq4_nl), found %d",
                 params->kv_type);
   }
   qwen35_session *session = new (std::nothrow) qwen35_session(model);

@@ -165,8 +165,15 @@ QWEN35_API qwen35_status qwen35_token_bytes(const qwen35_model *model, int32_t t
 typedef struct qwen35_session qwen35_session;
 
 /* How attention keys and values are stored. Q8_0: 8 bits and a scale per row; half the memory of
- * F16 and nearly twice the speed of its part in long contexts, for a small loss of precision. */
-enum { QWEN35_KV_AUTO = 0, QWEN35_KV_F32 = 1, QWEN35_KV_F16 = 2, QWEN35_KV_Q8_0 = 3 };
+ * F16 and nearly twice the speed of its part in long contexts, for a small loss of precision.
+ * IQ4_NL: 4 bits of a table of 16 values, a quarter of the memory of F16, for a loss that shows. */
+enum {
+  QWEN35_KV_AUTO = 0,
+  QWEN35_KV_F32 = 1,
+  QWEN35_KV_F16 = 2,
+  QWEN35_KV_Q8_0 = 3,
+  QWEN35_KV_IQ4_NL = 4
+};
 
 typedef struct qwen35_session_params {
   uint32_t struct_size;

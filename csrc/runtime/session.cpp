@@ -18,6 +18,7 @@ q35::KvType choose_kv_type(int32_t wanted, const qwen35_model &model) {
   if (wanted == QWEN35_KV_F32) return q35::KvType::F32;
   if (wanted == QWEN35_KV_F16) return q35::KvType::F16;
   if (wanted == QWEN35_KV_Q8_0) return q35::KvType::Q8_0;
+  if (wanted == QWEN35_KV_IQ4_NL) return q35::KvType::IQ4_NL;
   const bool f32 = model.matrix_type == static_cast<int32_t>(q35::DType::F32);
   return f32 ? q35::KvType::F32 : q35::KvType::F16;
 }

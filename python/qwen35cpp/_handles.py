@@ -27,6 +27,7 @@ KV_TYPES = {
     "f32": lib.QWEN35_KV_F32,
     "f16": lib.QWEN35_KV_F16,
     "q8_0": lib.QWEN35_KV_Q8_0,
+    "iq4_nl": lib.QWEN35_KV_IQ4_NL,
 }
 
 

@@ -43,7 +43,7 @@ class LoadOptions(TypedDict, total=False):
     n_batch: int | None
     n_parallel: int
     seed: int | None
-    kv_type: Literal["auto", "f16", "f32", "q8_0"]
+    kv_type: Literal["auto", "f16", "f32", "q8_0", "iq4_nl"]
     use_mmap: bool | None
     vocab_only: bool
     prefix_cache: bool
@@ -75,8 +75,9 @@ class Llama(ChatMethods, DecisionMethods):
         n_batch: tokens evaluated at once in prefill; bounds the scratch memory.
         n_parallel: calls that may run at once. Each takes a context of its own when calls overlap.
         seed: used by every call without a seed of its own; None draws a new one for each call.
-        kv_type: how keys and values are stored: "auto", "f16", "f32" or "q8_0" (half the memory
-            of "f16" and faster in long contexts, slightly less exact).
+        kv_type: how keys and values are stored: "auto", "f16", "f32", "q8_0" (half the memory of
+            "f16" and faster in long contexts, slightly less exact) or "iq4_nl" (a quarter of it,
+            for contexts that would not fit; the loss shows).
         use_mmap: map the weights instead of reading them; None lets the engine choose.
         vocab_only: read only the tokenizer and the shape of the model.
         prefix_cache: go on from the tokens evaluated before, see above.
@@ -95,7 +96,7 @@ class Llama(ChatMethods, DecisionMethods):
         n_batch: int | None = None,
         n_parallel: int = 4,
         seed: int | None = None,
-        kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto",
+        kv_type: Literal["auto", "f16", "f32", "q8_0", "iq4_nl"] = "auto",
         use_mmap: bool | None = None,
         vocab_only: bool = False,
         prefix_cache: bool = True,
