@@ -91,6 +91,9 @@ typedef struct qwen35_model_params {
    * Nonzero: they are mapped. The file must then stay as it is while the model is open: where it is
    * cut short, the system ends the process with SIGBUS when a weight is read. */
   int32_t use_mmap;
+  /* 0: rotary positions as the file says. 1 to 1024: YaRN (arXiv 2309.00071) stretches the context
+   * that the model was trained for by this factor; short texts lose a little precision. */
+  float rope_factor;
 } qwen35_model_params;
 
 /* Shape of the opened model. Names follow the Qwen 3.5 configuration. */
@@ -190,6 +193,12 @@ typedef struct qwen35_outputs {
   float *logits;       /* [rows, n_vocab] or NULL */
   float *hidden;       /* [rows, n_embd], after the final norm, or NULL */
   float *hidden_sum;   /* [n_embd]: the sum of the hidden rows is added to it, or NULL */
+  /* Snapshots on the way, see qwen35_session_snapshot(): [n_snapshots] after how many tokens of the
+   * call, ascending, and where to, state_bytes each. At multiples of 32 they change no bit of any
+   * result; elsewhere the last bits may differ, as they do when a call is cut there. */
+  uint32_t n_snapshots;
+  const uint32_t *snapshot_at;
+  void *const *snapshots;
 } qwen35_outputs;
 
 /* Called after every batch, on the thread of the eval, with the tokens done so far; return nonzero
@@ -230,6 +239,19 @@ QWEN35_API const float *qwen35_session_logits(const qwen35_session *session);
 QWEN35_API void qwen35_session_cancel(qwen35_session *session);
 /* Drops a cancel request that came too late. */
 QWEN35_API void qwen35_session_clear_cancel(qwen35_session *session);
+/* What a session takes of memory, in bytes; no weights need to be loaded. */
+typedef struct qwen35_session_needs {
+  uint64_t token_bytes; /* keys and values of a token */
+  uint64_t kv;          /* of the whole context */
+  uint64_t state;       /* recurrent state */
+  uint64_t scratch; /* shared by all sessions of a model, with the copies that cancelling needs */
+} qwen35_session_needs;
+
+/* params may be NULL; n_threads as in qwen35_model_params. kv_type AUTO counts as F16 where the
+ * weights were not loaded. */
+QWEN35_API qwen35_status qwen35_session_estimate(const qwen35_model *model, int32_t n_threads,
+                                                 const qwen35_session_params *params,
+                                                 qwen35_session_needs *out);
 /* Bytes of address space reserved for the session and bytes committed so far, including the scratch
  * memory that all sessions of the model share; each may be NULL. */
 QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved,
@@ -242,6 +264,8 @@ QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *r
 
 /* Bytes of a snapshot taken now: those of the recurrent state, and of the kept logits if any. */
 QWEN35_API uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session);
+/* The same without logits, as snapshots on the way are. */
+QWEN35_API uint64_t qwen35_session_state_bytes(const qwen35_session *session);
 /* Copies state, position and kept logits to `out` of exactly snapshot_bytes. */
 QWEN35_API qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out,
                                                  uint64_t bytes);

@@ -50,13 +50,19 @@ Status SequenceState::save_recurrent(Array<float> *out) const {
   return out->append(recurrent_floats(), recurrent_count());
 }
 
+void SequenceState::copy_recurrent(uint32_t layer, void *floats) const {
+  const uint64_t at = index_[layer] * layer_floats_ * sizeof(float);
+  std::memcpy(static_cast<uint8_t *>(floats) + at, recurrent_.data() + at,
+              layer_floats_ * sizeof(float));
+}
+
 void SequenceState::set_recurrent(const void *floats) {
-  std::memcpy(recurrent_.data(), floats, recurrent_.size());
+  std::memcpy(recurrent_.data(), floats, recurrent_count() * sizeof(float));
 }
 
 template <class Visit>
 void SequenceState::each_row(Visit visit) const {
-  const uint64_t value_bytes = uint64_t{head_dim_} * kv_value_bytes(kv_type_);
+  const uint64_t value_bytes = kv_values_bytes(kv_type_, head_dim_);
   const uint64_t scale_bytes = kv_row_bytes(kv_type_, head_dim_) - value_bytes;
   for (uint64_t i = 0; i < n_caches_; i++) {
     uint8_t *values = cache_.data() + i * cache_bytes_;

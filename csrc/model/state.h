@@ -22,6 +22,8 @@ class SequenceState {
   // Recurrent part only: what a cancelled batch has to put back.
   [[nodiscard]] Status save_recurrent(Array<float> *out) const;
   void restore_recurrent(const Array<float> &saved) { set_recurrent(saved.data()); }
+  // The part of one layer, to its place among [recurrent_count()] floats.
+  void copy_recurrent(uint32_t layer, void *floats) const;
   void set_recurrent(const void *floats);                        // [recurrent_count()], unaligned
   const float *recurrent() const { return recurrent_floats(); }  // [recurrent_count()]
   uint64_t recurrent_count() const { return recurrent_.size() / sizeof(float); }

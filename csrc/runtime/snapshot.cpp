@@ -44,6 +44,42 @@ Status check_range(const char *call, const qwen35_session &session, uint32_t fir
 
 }  // namespace
 
+uint64_t state_bytes(const qwen35_session &session) {
+  Header h = header_of(session);
+  h.n_logits = 0;
+  return bytes_of(h);
+}
+
+Status check_snapshots(const qwen35_outputs &outputs, size_t n) {
+  if (outputs.n_snapshots == 0) return kOk;
+  if (outputs.snapshot_at == nullptr || outputs.snapshots == nullptr) {
+    return fail(QWEN35_ERROR_ARGUMENT, "n_snapshots is set, snapshot_at or snapshots is NULL");
+  }
+  size_t last = 0;
+  for (uint32_t i = 0; i < outputs.n_snapshots; i++) {
+    const uint32_t at = outputs.snapshot_at[i];
+    if (at <= last || at > n || outputs.snapshots[i] == nullptr) {
+      return fail(QWEN35_ERROR_ARGUMENT,
+                  "snapshot %u: expected a place from %zu to %zu and memory for it, found %u", i,
+                  last + 1, n, at);
+    }
+    last = at;
+  }
+  return kOk;
+}
+
+uint8_t *state_of(void *snapshot) {
+  return static_cast<uint8_t *>(snapshot) + sizeof(Header);
+}
+
+void write_header(const qwen35_session &session, uint32_t n_tokens, void *snapshot) {
+  Header h = header_of(session);
+  h.n_logits = 0;
+  h.position += n_tokens;
+  h.rotary += n_tokens;
+  std::memcpy(snapshot, &h, sizeof h);
+}
+
 uint64_t snapshot_bytes(const qwen35_session &session) {
   return bytes_of(header_of(session));
 }

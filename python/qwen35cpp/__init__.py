@@ -31,6 +31,7 @@ from .errors import (
     SchemaError,
     SessionBusy,
     SessionClosed,
+    StateInvalid,
     VisionMissing,
 )
 from .llama import Llama
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .decisions.fields import Field
     from .decisions.rank import Ranked
     from .decisions.score import Score
+    from .session import Session, Snapshot
 
 __version__ = version()
 
@@ -81,6 +83,8 @@ _LATER = {
     "Ranked": "decisions.rank",
     "Rendered": "chat.render",
     "Score": "decisions.score",
+    "Session": "session",
+    "Snapshot": "session",
     "ToolCall": "chat.answer",
     "function_schema": "chat.tools",
 }
@@ -132,8 +136,11 @@ __all__ = [
     "Sampling",
     "SchemaError",
     "Score",
+    "Session",
     "SessionBusy",
     "SessionClosed",
+    "Snapshot",
+    "StateInvalid",
     "Text",
     "TextStream",
     "Timings",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -44,6 +44,8 @@ class Request:
     progress: Progress | None
     spans: Sequence[Span] = ()  # the pictures in `tokens`
     format: Format | None = None  # of the text, or of a chat's answer behind its thought
+    resume: bool = False  # go on from what is known of `tokens` whatever the settings
+    at_end: Callable[[Slot], None] | None = None  # called when the answer is complete
 
 
 class Decoding:
@@ -77,7 +79,10 @@ class Decoding:
         """Evaluates the prompt."""
         self._started = time.perf_counter()
         self._cached = self._slot.begin(
-            self._request.tokens, self._request.progress, self._request.spans
+            self._request.tokens,
+            self._request.progress,
+            self._request.spans,
+            resume=self._request.resume,
         )
         self._prefilled = time.perf_counter()
 
@@ -148,7 +153,7 @@ class Decoding:
         self._held.adopt()
 
     def describe(self, text: Text) -> None:
-        """Writes tokens, figures and reasons into the whole text."""
+        """Ends the request: writes tokens, figures and reasons into the whole text."""
         decoding = time.perf_counter() - self._prefilled - self._paused
         prompt, made = len(self._request.tokens), len(self.tokens)
         text.tokens = self.tokens
@@ -160,6 +165,9 @@ class Decoding:
         )
         text.seed = self._request.seed
         text.output_format = self._request.format
+        if self._request.at_end is not None:
+            self._request.at_end(self._slot)
+        self._slot.settle()
 
 
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:

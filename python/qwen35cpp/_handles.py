@@ -210,6 +210,11 @@ class Session:
         check(lib.qwen35_session_restore(self.pointer, data, len(data)))
 
     @property
+    def state_bytes(self) -> int:
+        """Bytes of a snapshot without logits."""
+        return int(lib.qwen35_session_state_bytes(self.pointer))
+
+    @property
     def token_bytes(self) -> int:
         """Bytes of one token's entries in all caches."""
         return int(lib.qwen35_session_token_bytes(self.pointer))
@@ -284,7 +289,10 @@ class Vision:
 
 
 class Outputs:
-    """Where an eval writes its results; the arrays must have the shapes of qwen35_outputs."""
+    """Where an eval writes its results; the arrays must have the shapes of qwen35_outputs.
+
+    `snapshots`: after how many tokens of the eval one is taken, and memory for it.
+    """
 
     def __init__(
         self,
@@ -293,6 +301,7 @@ class Outputs:
         logits: Floats | None = None,
         hidden: Floats | None = None,
         hidden_sum: Floats | None = None,
+        snapshots: Mapping[int, bytearray] | None = None,
     ) -> None:
         self.struct = ffi.new("qwen35_outputs *")
         self.struct.struct_size = ffi.sizeof("qwen35_outputs")
@@ -300,6 +309,13 @@ class Outputs:
         if want is not None:
             self._alive.append(ffi.from_buffer("uint8_t[]", want))
             self.struct.want = self._alive[-1]
+        if snapshots:
+            places = sorted(snapshots)
+            memory = [ffi.from_buffer(snapshots[at], require_writable=True) for at in places]
+            at, to = ffi.new("uint32_t[]", places), ffi.new("void *[]", memory)
+            self._alive += [at, to, *memory]
+            self.struct.n_snapshots = len(places)
+            self.struct.snapshot_at, self.struct.snapshots = at, to
         for name, array in (("logits", logits), ("hidden", hidden), ("hidden_sum", hidden_sum)):
             if array is not None:
                 self._alive.append(ffi.from_buffer("float[]", array, require_writable=True))

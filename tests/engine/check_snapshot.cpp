@@ -2,8 +2,6 @@
 // in another, computes the same bits as what went on without.
 //
 //   check_snapshot MODEL
-#include <cstring>
-
 #include "engine/handles.h"
 
 namespace {
@@ -86,6 +84,45 @@ void check_copies(qwen35_model *model, int32_t kv_type) {
          "entries of another session");
 }
 
+// Snapshots on the way change nothing, and what goes on from them computes the same bits, as long
+// as batches end at the same places.
+void check_marks(qwen35_model *model, int32_t kv_type) {
+  const std::vector<int32_t> tokens = make_tokens(kPrompt, 5);
+  const uint32_t at[] = {32, 64, 96, 128};
+  const Session plain = open_session(model, 256, 64, kv_type);
+  prefill(plain.get(), tokens);
+  const Bytes expected = snapshot(plain.get());
+
+  const Session session = open_session(model, 256, 64, kv_type);
+  std::vector<Bytes> made(4, Bytes(qwen35_session_state_bytes(session.get())));
+  void *to[4];
+  for (size_t i = 0; i < 4; i++) to[i] = made[i].data();
+  qwen35_outputs outputs = {};
+  outputs.struct_size = sizeof outputs;
+  outputs.n_snapshots = 4;
+  outputs.snapshot_at = at;
+  outputs.snapshots = to;
+  const auto eval = [&](uint32_t first, uint32_t last, const qwen35_outputs *wanted) {
+    return qwen35_session_eval(session.get(), tokens.data() + first, last - first, wanted, nullptr,
+                               nullptr);
+  };
+  expect_ok(eval(0, kPrompt, &outputs), "an eval with snapshots");
+  expect(snapshot(session.get()) == expected, "snapshots change no result");
+  for (size_t i = 0; i < 4; i++) {
+    expect_ok(qwen35_session_restore(session.get(), made[i].data(), made[i].size()), "restore");
+    expect(qwen35_session_position(session.get()) == at[i], "position of a snapshot");
+    if (at[i] % 64 != 0) expect_ok(eval(at[i], at[i] + 32, nullptr), "to the end of the batch");
+    expect_ok(eval(qwen35_session_position(session.get()), kPrompt, nullptr), "the rest");
+    expect(snapshot(session.get()) == expected, "the rest computes the same bits");
+  }
+  const uint32_t wrong[][2] = {{0, 5}, {5, 5}, {5, 4}, {5, 151}};
+  outputs.n_snapshots = 2;
+  for (const auto &places : wrong) {
+    outputs.snapshot_at = places;
+    expect(eval(0, kPrompt - 10, &outputs) == QWEN35_ERROR_ARGUMENT, "wrong places");
+  }
+}
+
 void check_refusals(qwen35_model *model) {
   const Session session = open_session(model, 64, 32);
   prefill(session.get(), make_tokens(20, 3));
@@ -125,8 +162,9 @@ int main(int argc, char **argv) {
     return 2;
   }
   const Model model = open_model(argv[1], 2);
-  for (const int32_t kv_type : {QWEN35_KV_F32, QWEN35_KV_F16, QWEN35_KV_Q8_0}) {
+  for (const int32_t kv_type : {QWEN35_KV_F32, QWEN35_KV_F16, QWEN35_KV_Q8_0, QWEN35_KV_IQ4_NL}) {
     check_copies(model.get(), kv_type);
+    check_marks(model.get(), kv_type);
   }
   check_refusals(model.get());
   return 0;

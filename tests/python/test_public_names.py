@@ -18,16 +18,17 @@ NAMES = [
     "ForkedProcess", "ImageInvalid", "InternalError", "InvalidArgument", "Label", "Llama", "Mapped",
     "Media", "MissingExtra", "ModelInfo", "ModelInvalid", "ModelNotFound", "ModelUnsupported",
     "NotEnoughMemory", "NotSupported", "Qwen35Error", "Ranked", "Rendered", "Sampling",
-    "SchemaError", "Score", "SessionBusy", "SessionClosed", "Text", "TextStream", "Timings",
-    "TokenLogprob", "ToolCall", "Usage", "VisionInfo", "VisionMissing", "function_schema",
-    "recommended", "system_info", "version",
+    "SchemaError", "Score", "Session", "SessionBusy", "SessionClosed", "Snapshot", "StateInvalid",
+    "Text", "TextStream", "Timings", "TokenLogprob", "ToolCall", "Usage", "VisionInfo",
+    "VisionMissing", "function_schema", "recommended", "system_info", "version",
 ]  # fmt: skip
 LLAMA = [
     "cancel", "chat", "classify", "close", "context_memory", "create_chat_completion",
     "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decide",
-    "decider", "decode", "detokenize", "embed", "eval", "extract", "generate", "info", "locate",
-    "map", "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "rank", "render_chat",
-    "reset", "run_tools", "score", "tiny", "token_eos", "tokenize",
+    "decider", "decode", "detokenize", "embed", "eval", "extract", "generate", "info", "load_state",
+    "locate", "map", "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "rank",
+    "render_chat", "reset", "run_tools", "save_state", "score", "session", "tiny", "token_eos",
+    "tokenize",
 ]  # fmt: skip
 
 

@@ -144,20 +144,20 @@ class Decider:
 
     def _branch(self, slot: Slot, rest: Sequence[list[int]]) -> list[list[float]]:
         """The labels behind the question of each field; the slot comes back to the text."""
-        snapshot = slot.snapshot() if len(rest) > 1 else None
+        mark = slot.mark() if len(rest) > 1 else None
         scores = []
         for index, (labels, tokens) in enumerate(zip(self._labels, rest, strict=True)):
-            if snapshot is not None:
+            if mark is not None:
                 if index:
-                    slot.restore(snapshot)
+                    slot.return_to(mark)
                 slot.eval(tokens)
             every = self._options.length_normalize
             row = label_logprobs(slot, labels, self._end, self._engine.info.n_vocab, every=every)
             if self._options.length_normalize:
                 row = [x / len(label) for x, label in zip(row, labels, strict=True)]
             scores.append(row)
-        if snapshot is not None:
-            slot.restore(snapshot)
+        if mark is not None:
+            slot.return_to(mark)
         return scores
 
     def _check_room(self, prompts: Sequence[Sequence[int]]) -> None:

@@ -66,7 +66,8 @@ def label_logprobs(
     leaves = [_insert(root, path) for path in _told_apart(labels, end)]
     root.rate(slot.logits(n_vocab))
     waiting = [node for node in root.children.values() if node.children]
-    snapshot = slot.snapshot() if waiting else bytearray()
+    if waiting:
+        mark = slot.mark()
     while waiting:
         node = max(waiting, key=lambda each: each.logprob)
         best = max((leaf.logprob for leaf in leaves if leaf.logprob <= 0), default=-math.inf)
@@ -74,7 +75,7 @@ def label_logprobs(
             break
         waiting.remove(node)
         waiting += _explore(slot, node, n_vocab)
-        slot.restore(snapshot)
+        slot.return_to(mark)
     for node in waiting:
         for leaf in node.leaves():
             leaf.logprob = node.logprob
