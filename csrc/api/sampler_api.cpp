@@ -69,6 +69,12 @@ qwen35_status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *toke
   return sampler->sampler.accept(tokens, n, from_prompt != 0);
 }
 
+qwen35_status qwen35_sampler_allow(qwen35_sampler *sampler, const uint32_t *words, size_t n_words) {
+  clear_error();
+  if (sampler == nullptr) return refuse_null("qwen35_sampler_allow", "sampler");
+  return sampler->sampler.allow(words, n_words);
+}
+
 qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits,
                                     qwen35_sample *out) {
   clear_error();

@@ -148,6 +148,10 @@ void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, ui
   if (committed != nullptr) *committed = session->state.committed_bytes() + scratch;
 }
 
+const float *qwen35_session_logits(const qwen35_session *session) {
+  return session == nullptr || !session->has_logits ? nullptr : session->kept();
+}
+
 uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session) {
   return session == nullptr ? 0 : q35::snapshot_bytes(*session);
 }

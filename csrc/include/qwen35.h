@@ -239,6 +239,9 @@ QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int3
 QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,
                                                      uint32_t grid_rows, uint32_t grid_columns,
                                                      qwen35_progress progress, void *user);
+/* The logits that the last eval kept, [n_vocab], valid until the next call with the session; NULL
+ * when it kept none. */
+QWEN35_API const float *qwen35_session_logits(const qwen35_session *session);
 /* Makes the eval now running on `session` (any thread) return ERROR_CANCELLED soon, or the next one
  * when none runs. A batch of at most 8 tokens, and the logits of a batch, are finished first: when
  * that was the last of its eval, the request counts for the next one. */
@@ -338,8 +341,8 @@ QWEN35_API uint64_t qwen35_vision_scratch(const qwen35_vision *vision, uint32_t 
 
 typedef struct qwen35_sampler qwen35_sampler;
 
-/* Order of application: logit bias, penalties, temperature, top_k, top_p, min_p, draw.
- * temperature 0 is greedy and ignores top_k, top_p and min_p. */
+/* Order of application: allowed tokens, logit bias, penalties, temperature, top_k, top_p, min_p,
+ * draw. temperature 0 is greedy and ignores top_k, top_p and min_p. */
 typedef struct qwen35_sampling_params {
   uint32_t struct_size;
   float temperature;        /* >= 0 */
@@ -379,6 +382,11 @@ QWEN35_API void qwen35_sampler_close(qwen35_sampler *sampler);
  */
 QWEN35_API qwen35_status qwen35_sampler_accept(qwen35_sampler *sampler, const int32_t *tokens,
                                                size_t n, int32_t from_prompt);
+/* Limits the draws that follow to tokens whose bit is set: bit i % 32 of words[i / 32] for token i,
+ * n_words (n_vocab + 31) / 32 of them, copied. NULL allows every token again. Log-probabilities are
+ * not changed by it: they stay those of the model. */
+QWEN35_API qwen35_status qwen35_sampler_allow(qwen35_sampler *sampler, const uint32_t *words,
+                                              size_t n_words);
 /* Draws from logits [n_vocab] and accepts the token drawn. Unused vocabulary rows are never drawn.
  * ERROR_MODEL when all logits are NaN or -inf: damaged weights give such. */
 QWEN35_API qwen35_status qwen35_sampler_sample(qwen35_sampler *sampler, const float *logits,

@@ -131,9 +131,10 @@ Candidate nucleus_of(const Array<Candidate> &best, const Softmax &softmax, doubl
 Status LogitScan::init(int32_t n_vocab) {
   n_vocab_ = n_vocab;
   n_blocks_ = (static_cast<size_t>(n_vocab) + kBlock - 1) / kBlock;
+  std::fill(nothing_, nothing_ + kBlock, kMinusInf);
   Q35_TRY(Region::allocate(n_blocks_ * kBlock * sizeof(float), false, &patch_memory_));
   patch_ = reinterpret_cast<float *>(patch_memory_.data());
-  Q35_TRY(copied_.resize(n_blocks_));
+  Q35_TRY(places_.resize(n_blocks_));
   Q35_TRY(changed_.reserve(n_blocks_));
   Q35_TRY(maxima_.resize(n_blocks_));
   Q35_TRY(ranked_.resize(n_blocks_));
@@ -144,7 +145,7 @@ Status LogitScan::init(int32_t n_vocab) {
 void LogitScan::begin(const float *logits) {
   logits_ = logits;
   changed_.clear();
-  std::memset(copied_.data(), 0, copied_.size());
+  std::fill(places_.begin(), places_.end(), Place::Logits);
   const size_t n_whole = static_cast<size_t>(n_vocab_) / kBlock;
   for (size_t b = 0; b < n_whole; b++) maxima_[b] = max_of(logits + b * kBlock, kBlock);
   if (n_whole < n_blocks_) {  // the last, partial block is padded
@@ -156,21 +157,50 @@ void LogitScan::begin(const float *logits) {
 void LogitScan::copy_block(size_t b) {
   const size_t begin = b * kBlock;
   const size_t n = std::min<size_t>(kBlock, static_cast<size_t>(n_vocab_) - begin);
-  std::memcpy(patch_ + begin, logits_ + begin, n * sizeof(float));
+  std::memcpy(patch_ + begin, block(b), n * sizeof(float));
   std::fill(patch_ + begin + n, patch_ + begin + kBlock, kMinusInf);
-  copied_[b] = 1;
+  places_[b] = Place::Patch;
   changed_.data()[changed_.size()] = static_cast<uint32_t>(b);
   changed_.truncate(changed_.size() + 1);  // init() reserved one place per block
 }
 
 void LogitScan::set(int32_t id, float logit) {
   const size_t b = static_cast<size_t>(id) / kBlock;
-  if (!copied_[b]) copy_block(b);
+  if (places_[b] != Place::Patch) copy_block(b);
   patch_[id] = logit;
 }
 
+void LogitScan::keep(const uint32_t *allowed) {
+  const size_t n_words = (static_cast<size_t>(n_vocab_) + 31) / 32;
+  constexpr size_t kWords = kBlock / 32;
+  for (size_t b = 0; b < n_blocks_; b++) {
+    keep_of_block(b, allowed + b * kWords, std::min(kWords, n_words - b * kWords));
+  }
+  refresh();
+}
+
+// Most blocks are kept whole within a text and dropped whole elsewhere: only the others are copied.
+void LogitScan::keep_of_block(size_t b, const uint32_t *allowed, size_t n_words) {
+  uint32_t any = 0, all = ~0u;
+  for (size_t w = 0; w < n_words; w++) {
+    any |= allowed[w];
+    all &= allowed[w];
+  }
+  if (all == ~0u) return;
+  if (any == 0 && places_[b] == Place::Logits) {
+    places_[b] = Place::Nowhere;
+    maxima_[b] = kMinusInf;
+    return;
+  }
+  if (places_[b] != Place::Patch) copy_block(b);
+  float *rows = patch_ + b * kBlock;
+  for (size_t i = 0; i < n_words * 32; i++) {
+    rows[i] = (allowed[i / 32] >> (i % 32) & 1) != 0 ? rows[i] : kMinusInf;
+  }
+}
+
 void LogitScan::refresh() {
-  for (const uint32_t b : changed_) maxima_[b] = max_of(patch_ + size_t{b} * kBlock, kBlock);
+  for (const uint32_t b : changed_) maxima_[b] = max_of(block(b), kBlock);
 }
 
 float LogitScan::max() const {

@@ -46,6 +46,8 @@ class LogitScan {
   // NaN counts as -inf, +inf as the largest float.
   void begin(const float *logits);
   float logit(int32_t id) const { return block(static_cast<size_t>(id) / kBlock)[id % kBlock]; }
+  // Drops the rows whose bit is 0: bit i % 32 of allowed[i / 32], [(n_vocab + 31) / 32] words.
+  void keep(const uint32_t *allowed);
   // Changes a row of the scan; the caller's logits stay as they are. Call refresh() after the last.
   void set(int32_t id, float logit);
   void refresh();
@@ -66,12 +68,16 @@ class LogitScan {
  private:
   static constexpr int32_t kBlock = 256;  // 970 blocks for 248,320 rows: both levels stay small
 
+  enum class Place : uint8_t { Logits, Patch, Nowhere };  // where a block's rows are
+
   const float *block(size_t b) const {
-    return copied_[b] ? patch_ + b * kBlock : logits_ + b * kBlock;
+    if (places_[b] == Place::Nowhere) return nothing_;
+    return (places_[b] == Place::Patch ? patch_ : logits_) + b * kBlock;
   }
   // Weights of block b into w: [kBlock], 0 for dropped rows. Returns their sum.
   float weigh(size_t b, const Softmax &softmax, const Candidate &cut, float *w) const;
   void copy_block(size_t b);
+  void keep_of_block(size_t b, const uint32_t *allowed, size_t n_words);
   float threshold(size_t n);
   void add_candidate(size_t b, int32_t row);
   void gather(float lowest);
@@ -82,7 +88,8 @@ class LogitScan {
   const float *logits_ = nullptr;
   Region patch_memory_;
   float *patch_ = nullptr;       // [n_blocks * kBlock] changed blocks; pages are taken when used
-  Array<uint8_t> copied_;        // [n_blocks] 1: the block lives in patch_
+  Array<Place> places_;          // [n_blocks]
+  float nothing_[kBlock];        // a block of dropped rows
   Array<uint32_t> changed_;      // the copied blocks
   Array<float> maxima_;          // [n_blocks]
   Array<float> ranked_;          // [n_blocks] scratch of threshold()

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 
 namespace q35 {
 
@@ -133,6 +134,21 @@ Status Sampler::accept(const int32_t *tokens, size_t n, bool from_prompt) {
   return kOk;
 }
 
+Status Sampler::allow(const uint32_t *words, size_t n_words) {
+  const size_t expected = (static_cast<size_t>(n_vocab_) + 31) / 32;
+  if (words == nullptr) {
+    allowed_.clear();
+    return kOk;
+  }
+  if (n_words != expected) {
+    return fail(QWEN35_ERROR_ARGUMENT, "n_words is %zu: expected %zu, a bit for each of %d tokens",
+                n_words, expected, n_vocab_);
+  }
+  Q35_TRY(allowed_.resize(n_words));
+  std::memcpy(allowed_.data(), words, n_words * sizeof(uint32_t));
+  return kOk;
+}
+
 // Returns whether the token was not seen before.
 bool Sampler::remember(int32_t token, bool from_prompt) {
   if (!has_penalties_) return false;
@@ -177,11 +193,13 @@ Status Sampler::sample(const float *logits, qwen35_sample *out) {
   scan_.refresh();
   qwen35_sample sample = {};
   if (params_.n_logprobs > 0) report_top(raw, log_mass, &sample);
+  if (!allowed_.empty()) scan_.keep(allowed_.data());
   adjust();
   if (scan_.max() == -INFINITY) {
     return fail(QWEN35_ERROR_ARGUMENT,
-                "cannot sample: of %d tokens none is left after %zu unused and %zu biased ones",
-                n_vocab_, banned_.size(), bias_.size());
+                "cannot sample: of %d tokens none is left after %zu unused, %zu biased and %s",
+                n_vocab_, banned_.size(), bias_.size(),
+                allowed_.empty() ? "no forbidden ones" : "those that are not allowed");
   }
   const Random random = random_;
   sample.token = draw();

@@ -1,7 +1,7 @@
 // Sampler: from the logits of one position to the next token, and what penalties must remember.
-// Order: logit bias, penalties, temperature, top_k, top_p, min_p, draw: that of the reference
-// implementations of the Qwen models. (llama.cpp applies the temperature last: top_p and min_p then
-// cut a different distribution unless the temperature is 1.)
+// Order: allowed tokens, logit bias, penalties, temperature, top_k, top_p, min_p, draw: that of the
+// reference implementations of the Qwen models. (llama.cpp applies the temperature last: top_p and
+// min_p then cut a different distribution unless the temperature is 1.)
 #pragma once
 
 #include <cstdint>
@@ -37,12 +37,16 @@ class Sampler {
   // tokens: [n]. All or none are counted. from_prompt: for repetition_penalty only.
   [[nodiscard]] Status accept(const int32_t *tokens, size_t n, bool from_prompt);
 
+  // Only tokens whose bit is set can be drawn from now on. words: [n_words], copied, with
+  // n_words (n_vocab + 31) / 32; NULL lifts the limit.
+  [[nodiscard]] Status allow(const uint32_t *words, size_t n_words);
+
   // logits: [n_vocab]. NaN counts as -inf, +inf as the largest float. Accepts the token drawn;
   // after a failure the sampler is as before. Never allocates.
   //
   // Log-probabilities are those of the log-softmax of `logits` as given, over every row of the
-  // vocabulary: no bias, penalty, temperature or cut. With n_logprobs -1 they are not computed and
-  // out->logprob is NaN: that saves a pass over the vocabulary.
+  // vocabulary: no allowed tokens, bias, penalty, temperature or cut. With n_logprobs -1 they are
+  // not computed and out->logprob is NaN: that saves a pass over the vocabulary.
   [[nodiscard]] Status sample(const float *logits, qwen35_sample *out);
 
   // Undoes the last n draws, nothing accepted since, at most kUndo of them.
@@ -81,6 +85,7 @@ class Sampler {
   LogitScan scan_;
   Array<int32_t> banned_;
   Array<Bias> bias_;
+  Array<uint32_t> allowed_;  // a bit for each token, empty: all
   Region count_memory_;
   uint32_t *counts_ = nullptr;  // [n_vocab] kSeen and how often generated; pages taken when used
   Array<int32_t> seen_;         // the ids with kSeen set, in order of appearance

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._generate import TextStream
 from ._native import system_info, version
 from .errors import (
+    AnswerInvalid,
     Cancelled,
     ContextTooLong,
     CpuNotSupported,
@@ -27,6 +28,7 @@ from .errors import (
     NotEnoughMemory,
     NotSupported,
     Qwen35Error,
+    SchemaError,
     SessionBusy,
     SessionClosed,
     StateInvalid,
@@ -55,6 +57,10 @@ if TYPE_CHECKING:
     from .chat.openai import ChatCompletion, ChatCompletionChunk
     from .chat.render import Media, Rendered
     from .chat.tools import function_schema
+    from .decisions.decide import Decision, Label
+    from .decisions.fields import Field
+    from .decisions.rank import Ranked
+    from .decisions.score import Score
     from .session import Session, Snapshot
 
 __version__ = version()
@@ -69,9 +75,14 @@ _LATER = {
     "ChatCompletionChunk": "chat.openai",
     "ChatStream": "chat.conversation",
     "ChatText": "chat.answer",
+    "Decision": "decisions.decide",
+    "Field": "decisions.fields",
+    "Label": "decisions.decide",
     "Mapped": "_map",
     "Media": "chat.render",
+    "Ranked": "decisions.rank",
     "Rendered": "chat.render",
+    "Score": "decisions.score",
     "Session": "session",
     "Snapshot": "session",
     "ToolCall": "chat.answer",
@@ -86,6 +97,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AnswerInvalid",
     "AsyncLlama",
     "AsyncStream",
     "CallDelta",
@@ -99,12 +111,15 @@ __all__ = [
     "Completion",
     "ContextTooLong",
     "CpuNotSupported",
+    "Decision",
     "EmbeddingResponse",
+    "Field",
     "FileError",
     "ForkedProcess",
     "ImageInvalid",
     "InternalError",
     "InvalidArgument",
+    "Label",
     "Llama",
     "Mapped",
     "Media",
@@ -116,8 +131,11 @@ __all__ = [
     "NotEnoughMemory",
     "NotSupported",
     "Qwen35Error",
+    "Ranked",
     "Rendered",
     "Sampling",
+    "SchemaError",
+    "Score",
     "Session",
     "SessionBusy",
     "SessionClosed",

@@ -9,6 +9,7 @@ them in the order of their arrival (_turn.py).
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ class Engine:
         find_tower: Callable[[], Path] | None = None,
     ) -> None:
         self.model = model
+        self.table: Any = None  # of the tokens for grammars, see structured/table.py
+        self.table_lock = threading.Lock()
         self.info = model.info
         self.alive = Alive(model)
         self.tower = LazyTower(model, self.alive, find_tower)
@@ -155,6 +158,11 @@ class Engine:
         """The bytes of a token and whether it is a control token."""
         with self.alive:
             return self.model.token_bytes(token)
+
+    def vocabulary(self) -> tuple[list[bytes], list[int]]:
+        """The bytes of every token, and the ids of those that are not ordinary text."""
+        with self.alive:
+            return self.model.vocabulary()
 
     def metadata(self, key: str) -> str | None:
         """A string of the file's metadata."""

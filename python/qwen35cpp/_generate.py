@@ -23,6 +23,8 @@ from .types import Chunk, Text, Timings, TokenLogprob, Usage
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._constraint import Constraint
+    from .structured.formats import Format
     from .vision import Span
 
 
@@ -41,6 +43,7 @@ class Request:
     special: bool
     progress: Progress | None
     spans: Sequence[Span] = ()  # the pictures in `tokens`
+    format: Format | None = None  # of the text, or of a chat's answer behind its thought
     resume: bool = False  # go on from what is known of `tokens` whatever the settings
     at_end: Callable[[Slot], None] | None = None  # called when the answer is complete
 
@@ -54,6 +57,8 @@ class Decoding:
         self._pending: list[int] = []  # tokens of the answer not evaluated yet
         self._drawn: deque[Drawn] = deque()  # drawn, and not yet asked for
         self._stop_tokens = list(request.stop_tokens)
+        self._constraint: Constraint | None = None
+        self._forced: deque[int] = deque()  # tokens that the constraint leaves no choice about
         self._cached = 0
         self._started = self._prefilled = time.perf_counter()
         self._paused = 0.0  # seconds that the reader of a stream took
@@ -85,11 +90,43 @@ class Decoding:
         self._before = self._slot.draft_statistics()
         self._prefilled = time.perf_counter()
 
+    def constrain(self, constraint: Constraint | None) -> None:
+        """Limits the tokens that come from now on."""
+        self.take_back()
+        self._constraint = constraint
+        self._forced.clear()
+        if constraint is None:
+            with self._alive:
+                self._sampler.allow(None)
+
     def draw(self) -> int | None:
         """The next token; None when the model ended its answer with a stop token."""
+        if self._constraint is None:
+            return self._draw()
+        # Forced tokens are evaluated together, before the next draw. Log-probabilities need it all.
+        if not self._forced and self._request.n_logprobs is None:
+            self._forced.extend(self._constraint.forced())
+        if self._forced:
+            token = self._forced.popleft()
+            self.force([token])
+        else:
+            with self._alive:
+                self._sampler.allow(self._constraint.mask())
+            drawn = self._draw()
+            if drawn is None:
+                return None
+            token = drawn
+        self._constraint.accept(token)
+        if self._constraint.complete:
+            self.finish_reason = "stop"
+        return token
+
+    def _draw(self) -> int | None:
         if not self._drawn:
             pending, self._pending = self._pending, []
             room = self._request.max_tokens - len(self.tokens)
+            if self._constraint is not None:
+                room = 1  # every token has a mask of its own
             drawn = self._slot.decode(pending, self._sampler, self._stop_tokens, room)
             self._drawn.extend(drawn)
         token, logprob = self._drawn.popleft()
@@ -158,6 +195,7 @@ class Decoding:
             after.accepted - before.accepted,
         )
         text.seed = self._request.seed
+        text.output_format = self._request.format
         if self._request.at_end is not None:
             self._request.at_end(self._slot)
         self._slot.settle()
@@ -168,6 +206,10 @@ def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
     with engine.hold(request.tokens) as held:
         decoding = Decoding(engine, held, request)
         text = engine.text_stream(request.stop, special=request.special)
+        if request.format is not None:
+            from .structured.matcher import Matcher
+
+            decoding.constrain(Matcher(engine, request.stop_tokens, request.format.grammar))
         decoding.prefill()
         pieces: list[str] = []
         shown = 0  # tokens that earlier chunks stand for
@@ -184,6 +226,7 @@ def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
                     yield chunk
         whole = Text("".join(pieces))
         decoding.describe(whole)
+        whole.check()
     return whole
 
 
@@ -196,7 +239,7 @@ def _next_piece(engine: Engine, request: Request, decoding: Decoding, text: Deto
     if stopped >= 0:
         decoding.finish_reason = "stop"
         decoding.stop_reason = request.stop[stopped].decode("utf-8", "replace")
-    elif decoding.finish_reason == "length":
+    elif decoding.finish_reason is not None:
         piece += engine.finish(text)
     return piece
 

@@ -142,6 +142,17 @@ class Model:
         data = bytes(ffi.buffer(out[0], length[0])) if length[0] else b""
         return data, kind[0] == lib.QWEN35_TOKEN_CONTROL
 
+    def vocabulary(self) -> tuple[list[bytes], list[int]]:
+        """The bytes of every token, and the ids of those that are not ordinary text."""
+        out, length, kind = ffi.new("char **"), ffi.new("size_t *"), ffi.new("int32_t *")
+        words, others = [], []
+        for token in range(self.info.n_vocab):
+            check(lib.qwen35_token_bytes(self.pointer, token, out, length, kind))
+            words.append(ffi.unpack(out[0], length[0]) if length[0] else b"")
+            if kind[0] != lib.QWEN35_TOKEN_NORMAL:
+                others.append(token)
+        return words, others
+
 
 class Session:
     """One timeline of tokens: key-value cache and recurrent state. One thread at a time."""
@@ -202,6 +213,17 @@ class Session:
         values = ffi.from_buffer("float[]", rows)
         call = (self.pointer, values, *grid, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval_picture(*call))
+
+    def logits(self, n_vocab: int) -> Floats:
+        """A copy of the logits that the last eval kept, float32 [n_vocab]."""
+        import numpy as np
+
+        pointer = lib.qwen35_session_logits(self.pointer)
+        if not pointer:
+            raise InvalidArgument("the last evaluation kept no logits")
+        values = np.frombuffer(ffi.buffer(pointer, 4 * n_vocab), np.float32)
+        copy: Floats = values.copy()
+        return copy
 
     def snapshot(self) -> bytearray:
         """What cannot be cut back: recurrent state, position, kept logits; not the caches."""
@@ -387,6 +409,11 @@ class Sampler:
         """Tells the sampler about tokens of the answer that it did not draw."""
         array = _token_array(tokens)
         check(lib.qwen35_sampler_accept(self.pointer, array, len(array), 0))
+
+    def allow(self, mask: bytes | None) -> None:
+        """Limits the draws that follow to tokens whose bit is set; None lifts the limit."""
+        words = ffi.NULL if mask is None else ffi.from_buffer("uint32_t[]", mask)
+        check(lib.qwen35_sampler_allow(self.pointer, words, 0 if mask is None else len(words)))
 
     def results(self, n: int) -> list[Drawn]:
         """The n tokens drawn last, with their log-probabilities when they were asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ._engine import Engine
 from ._generate import Request
@@ -12,6 +12,7 @@ from .errors import ContextTooLong, InvalidArgument
 from .sampling import Sampling
 
 if TYPE_CHECKING:
+    from .structured.formats import Format
     from .vision import Budget, Picture, PicturePrompt, Preset, Source
 
 Prompt = str | bytes | Sequence[int]
@@ -37,15 +38,20 @@ class _Options(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     budget: Budget | Preset
     progress: Progress | None
+    schema: Any  # a JSON schema or a class
+    regex: str | None
+    choice: Sequence[str] | None
 
 
 class ChatOptions(_Options, total=False):
     """The options that `Llama.chat` shares with `Llama.generate`, where they are explained.
 
-    Three differ in a chat: sampling starts from what the model's card recommends for thinking or
-    not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's. One
-    is of chats alone: `overflow="drop"` lets a conversation that is too long for the context lose
-    its oldest turns, but not its system prompt nor its last question; by default it is an error.
+    Some differ in a chat: sampling starts from what the model's card recommends for thinking or
+    not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's, and
+    `schema`, `regex` and `choice` hold for the answer behind the thought. Beside tools the answer
+    may then be a call instead. One is of chats alone: `overflow="drop"` lets a conversation that is
+    too long for the context lose its oldest turns, but not its system prompt nor its last question;
+    by default it is an error.
     """
 
     overflow: Literal["error", "drop"]
@@ -75,6 +81,9 @@ def prepare(
     logit_bias: Mapping[int, float] | None = None,
     special: bool = False,
     progress: Progress | None = None,
+    schema: Any = None,
+    regex: str | None = None,
+    choice: Sequence[str] | None = None,
     **settings: float | None,
 ) -> Request:
     """A request for an answer to `tokens`, or to tokens with pictures among them.
@@ -85,6 +94,12 @@ def prepare(
     # The cards' penalties belong to sampling: greedy text is the plain argmax unless asked.
     start = sampling or (Sampling() if temperature == 0 else card)
     ends = frozenset(stop_token_ids)
+    wanted = _format(schema, regex, choice)
+    if wanted is not None and (stop or ends or ignore_eos):
+        raise InvalidArgument(
+            "a text with a schema, regex or choice ends where its form does: leave out stop, "
+            "stop_token_ids and ignore_eos"
+        )
     ids, spans = (tokens, ()) if isinstance(tokens, list) else (tokens.ids, tokens.spans)
     return Request(
         tokens=ids,
@@ -98,7 +113,16 @@ def prepare(
         special=special,
         progress=progress,
         spans=spans,
+        format=wanted,
     )
+
+
+def _format(schema: Any, regex: str | None, choice: Sequence[str] | None) -> Format | None:
+    if schema is None and regex is None and choice is None:
+        return None
+    from .structured.formats import format_of
+
+    return format_of(schema, regex, choice)
 
 
 def utf8(text: str | bytes) -> bytes:

@@ -18,12 +18,13 @@ from . import _interrupt
 from ._alive import Alive
 from ._handles import Drawn, Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
-from ._prefix import Markers, Plan, Timeline, Tree
+from ._prefix import Mark, Markers, Plan, Timeline, Tree
 from ._prefix.tree import common_length
 from .errors import Cancelled, SessionClosed
 from .types import DraftStatistics
 
 if TYPE_CHECKING:
+    from ._handles import Floats
     from ._prefix.disk import DiskCache
     from .vision import Picture, Span
 
@@ -299,3 +300,18 @@ class Slot:
         """What was drafted since the session was opened."""
         with self._alive, self._session_lock:
             return self.session.draft_statistics()
+
+    def logits(self, n_vocab: int) -> Floats:
+        """The logits that predict the next token, float32 [n_vocab]."""
+        with self._alive, self._session_lock:
+            return self.session.logits(n_vocab)
+
+    def mark(self) -> Mark:
+        """The place where the session stands, to come back to within the same request."""
+        with self.timeline() as timeline:
+            return timeline.mark()
+
+    def return_to(self, mark: Mark) -> None:
+        """Goes back to a mark."""
+        with self.timeline() as timeline:
+            timeline.return_to(mark)

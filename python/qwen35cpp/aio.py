@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._request import GenerateOptions, Prompt
     from .chat.answer import ChatChunk, ChatText
     from .chat.messages import Message
+    from .decisions.decide import Decision
     from .llama import Floats, LoadOptions
 
 R = TypeVar("R")
@@ -145,6 +146,12 @@ class AsyncLlama:
         stop = Stop()
         watched = stop.watched(options)
         return await self._run(lambda: self.llama.embed(texts, **watched), stop)
+
+    async def decide(self, prompt: str | Sequence[Message], **fields: Any) -> Decision:
+        """Llama.decide, with its options and fields."""
+        stop = Stop()
+        watched = stop.watched(fields)
+        return await self._run(lambda: self.llama.decide(prompt, **watched), stop)
 
     async def run(self, call: Callable[[Llama], R]) -> R:
         """Any other call: `await llm.run(lambda llama: llama.locate("Save", image))`."""

@@ -124,6 +124,28 @@ class MissingExtra(Qwen35Error, ImportError):
     code = "missing_extra"
 
 
+class SchemaError(InvalidArgument):
+    """A schema, regular expression or choice cannot be enforced, and is therefore refused.
+
+    `path` is the place in the schema, such as "#/properties/age", and `keyword` the keyword there
+    that stands in the way; "" where there is no such.
+    """
+
+    code = "schema_error"
+
+    def __init__(
+        self, message: str, *, path: str = "", keyword: str = "", hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.path, self.keyword = path, keyword
+
+
+class AnswerInvalid(Qwen35Error, ValueError):
+    """An answer is not what its schema asks for: it was cut off, or a class refuses its values."""
+
+    code = "answer_invalid"
+
+
 class SessionBusy(Qwen35Error, RuntimeError):
     """This thread already reads a stream of the same Llama."""
 

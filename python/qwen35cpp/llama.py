@@ -24,6 +24,7 @@ from ._native import version
 from ._prefix.fingerprint import fingerprint
 from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
 from .chat.methods import ChatMethods
+from .decisions.methods import DecisionMethods
 from .errors import ContextTooLong, FileError, InvalidArgument, ModelNotFound
 from .sampling import Sampling, recommended
 from .types import Completion, EmbeddingResponse, ModelInfo, Text
@@ -69,7 +70,7 @@ class LoadOptions(TypedDict, total=False):
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
-class Llama(ChatMethods):
+class Llama(ChatMethods, DecisionMethods):
     """A Qwen 3.5 model opened from a GGUF file.
 
     One object may be shared by any number of threads. Up to `n_parallel` calls run at once: those
@@ -241,6 +242,9 @@ class Llama(ChatMethods):
         images: Sequence[Source | Picture] | None = None,
         budget: Budget | Preset = "default",
         progress: Progress | None = None,
+        schema: Any = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
     ) -> Text | TextStream:
         """Continues a prompt.
 
@@ -274,6 +278,16 @@ class Llama(ChatMethods):
             budget: sizes that pictures are stretched to: "fast", "default", "grounding" or a
                 vision.Budget.
             progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
+            schema: the text must be JSON that follows this schema: a mapping, or a class (pydantic
+                model, msgspec.Struct, dataclass, TypedDict) of which `parsed` of the result is an
+                instance. Nothing tells the model about it: say in the prompt what you want.
+            regex: the text must match this regular expression, in Rust's syntax, from start to end.
+            choice: the text must be one of these.
+
+        Raises:
+            SchemaError: a schema, regex or choice that cannot be enforced; nothing is generated.
+            AnswerInvalid: the text does not follow its schema (a bug in the libraries behind it).
+            MissingExtra: schema, regex and choice need the extra "schema".
         """
         tokens = self._prompt_tokens(prompt, special)
         request = self._generation(
@@ -295,6 +309,9 @@ class Llama(ChatMethods):
             logit_bias=logit_bias,
             special=special,
             progress=progress,
+            schema=schema,
+            regex=regex,
+            choice=choice,
         )
         answer = TextStream(generate(self._engine, request))
         return answer if stream else answer.drain()

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .errors import AnswerInvalid
+
+if TYPE_CHECKING:
+    from .structured.formats import Format
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,10 @@ class Chunk(str):
 class Text(str):
     """Generated text: a str that also carries how it came about."""
 
-    __slots__ = ("finish_reason", "logprobs", "seed", "stop_reason", "timings", "tokens", "usage")
+    __slots__ = (
+        "finish_reason", "logprobs", "output_format", "seed", "stop_reason", "timings", "tokens",
+        "usage",
+    )  # fmt: skip
     tokens: list[int]  # generated ids, without a stop token
     logprobs: list[TokenLogprob] | None  # one for each of tokens when asked for
     finish_reason: str  # "stop" or "length"
@@ -151,6 +159,31 @@ class Text(str):
     usage: Usage
     timings: Timings
     seed: int  # gives the same text again
+    output_format: Format | None  # what was asked for by schema, regex or choice
+
+    def check(self) -> None:
+        """Raises AnswerInvalid when the text ended by itself and is not of the format."""
+        if self.output_format is not None and self.finish_reason == "stop":
+            self.output_format.check(self)
+
+    @property
+    def parsed(self) -> Any:
+        """What the text stands for when a schema, regex or choice was asked for, else None.
+
+        An instance of the class that was the schema, the JSON value for a schema without a class,
+        else the text. Made anew at every access.
+
+        Raises:
+            AnswerInvalid: the text was cut off, or the class refuses what its schema allows.
+        """
+        if self.output_format is None or self.finish_reason == "tool_calls":
+            return None
+        if self.finish_reason == "length":
+            raise AnswerInvalid(
+                f"the answer was cut off after {len(self.tokens)} tokens and is not whole",
+                hint="raise max_tokens, or open the model with a larger n_ctx",
+            )
+        return self.output_format.parse(str(self))
 
 
 class Record(dict[str, Any]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwen35cpp import ChatCompletion, ChatText, InvalidArgument, Llama, MissingExtra, NotSupported
+from qwen35cpp import ChatCompletion, ChatText, InvalidArgument, Llama, MissingExtra
 
 ASK = [{"role": "user", "content": "What is the weather in Oslo on Friday?"}]
 TOOL = {
@@ -221,8 +221,12 @@ def test_limits_stops_and_names(tiny: Llama) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "what"),
     [
-        ({"response_format": {"type": "json_object"}}, NotSupported, "json_object"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, NotSupported, "schema"),
+        ({"response_format": {"type": "xml"}}, InvalidArgument, "response_format is 'xml'"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            InvalidArgument,
+            "schema",
+        ),
         ({"tool_choice": "required"}, InvalidArgument, "there are no tools"),
         ({"tools": [TOOL], "tool_choice": {"name": "x"}}, InvalidArgument, "names 'x'"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, InvalidArgument, "tool_choice is"),

@@ -27,6 +27,7 @@ MAY_BE_NULL = {
     "qwen35_session_eval_picture": {"progress", "user"},
     "qwen35_vision_encode": {"second", "progress", "user"},
     "qwen35_token_bytes": {"type"},
+    "qwen35_sampler_allow": {"words"},
     "qwen35_quantize": {"importance"},
 }
 

@@ -12,22 +12,23 @@ import qwen35cpp
 from qwen35cpp import errors, types
 
 NAMES = [
-    "AsyncLlama", "AsyncStream", "CallDelta", "Cancelled", "ChatChunk", "ChatCompletion",
-    "ChatCompletionChunk", "ChatStream", "ChatText", "Chunk", "Completion", "ContextTooLong",
-    "CpuNotSupported", "EmbeddingResponse", "FileError", "ForkedProcess", "ImageInvalid",
-    "InternalError", "InvalidArgument", "Llama", "Mapped", "Media", "MissingExtra", "ModelInfo",
-    "ModelInvalid", "ModelNotFound", "ModelUnsupported", "NotEnoughMemory", "NotSupported",
-    "Qwen35Error", "Rendered", "Sampling", "Session", "SessionBusy", "SessionClosed", "Snapshot",
-    "StateInvalid", "Text", "TextStream", "Timings", "TokenLogprob", "ToolCall", "Usage",
-    "VisionInfo", "VisionMissing", "function_schema", "recommended", "system_info", "version",
+    "AnswerInvalid", "AsyncLlama", "AsyncStream", "CallDelta", "Cancelled", "ChatChunk",
+    "ChatCompletion", "ChatCompletionChunk", "ChatStream", "ChatText", "Chunk", "Completion",
+    "ContextTooLong", "CpuNotSupported", "Decision", "EmbeddingResponse", "Field", "FileError",
+    "ForkedProcess", "ImageInvalid", "InternalError", "InvalidArgument", "Label", "Llama", "Mapped",
+    "Media", "MissingExtra", "ModelInfo", "ModelInvalid", "ModelNotFound", "ModelUnsupported",
+    "NotEnoughMemory", "NotSupported", "Qwen35Error", "Ranked", "Rendered", "Sampling",
+    "SchemaError", "Score", "Session", "SessionBusy", "SessionClosed", "Snapshot", "StateInvalid",
+    "Text", "TextStream", "Timings", "TokenLogprob", "ToolCall", "Usage", "VisionInfo",
+    "VisionMissing", "function_schema", "recommended", "system_info", "version",
 ]  # fmt: skip
 LLAMA = [
-    "cancel", "chat", "close", "context_memory", "create_chat_completion",
-    "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decode",
-    "detokenize", "embed", "eval", "generate", "info", "load_state", "locate", "map", "metadata",
-    "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "render_chat", "reset", "run_tools",
-    "save_state", "session", "tiny",
-    "token_eos", "tokenize",
+    "cancel", "chat", "classify", "close", "context_memory", "create_chat_completion",
+    "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decide",
+    "decider", "decode", "detokenize", "embed", "eval", "extract", "generate", "info", "load_state",
+    "locate", "map", "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "rank",
+    "render_chat", "reset", "run_tools", "save_state", "score", "session", "tiny", "token_eos",
+    "tokenize",
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ def folder(
     for number, name in enumerate(("before.png", "a.png", "b.png", "receipt.jpg")):
         Image.new("RGB", (64, 96), (40 * number, 90, 200)).save(tmp_path / name)
     film(tmp_path / "clip.mp4", seconds=2)
+    (tmp_path / "tickets.csv").write_text("id,text\n1,I paid twice.\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -55,7 +56,7 @@ def test_python_snippets_run(folder: Path) -> None:
         assert done.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "chat", "info", "verify", "bench", "doctor"])
+@pytest.mark.parametrize("name", ["run", "chat", "decide", "info", "verify", "bench", "doctor"])
 def test_commands_run(folder: Path, name: str) -> None:
     commands = re.findall(rf"(?:^|[\s/;])qwen35cpp ({name}\b[^;#`\n]*)", "".join(blocks("sh")))
     assert commands

@@ -447,9 +447,73 @@ void check_parameters() {
   check_refused(p, "n_bias is 101");
 }
 
+// A sampler that is allowed some tokens draws as one for which all others are banned. Masks keep
+// whole blocks, drop whole ones, and cut through them; the last word is partly used.
+void check_allowed() {
+  constexpr size_t kRows = 3001;
+  const Logits logits = random_logits(kRows, 21, 3.0f);
+  qwen35_sampling_params p = neutral();
+  p.presence_penalty = 1.0f;
+  p.repetition_penalty = 1.2f;
+  p.n_logprobs = 2;
+  const auto kept = [](size_t id, int shape) {
+    if (shape == 0) return id >= 700 && id < 703;
+    if (shape == 1) return id / 256 % 2 == 0;
+    if (shape == 2) return id % 7 != 3;
+    return id == kRows - 1 || (id > 1000 && id < 1600);
+  };
+  for (int shape = 0; shape < 4; shape++) {
+    std::vector<uint32_t> words((kRows + 31) / 32, 0);
+    std::vector<int32_t> others;
+    for (size_t id = 0; id < kRows; id++) {
+      if (kept(id, shape)) {
+        words[id / 32] |= 1u << (id % 32);
+      } else {
+        others.push_back(static_cast<int32_t>(id));
+      }
+    }
+    for (const float temperature : {0.0f, 0.8f}) {
+      p.temperature = temperature;
+      p.top_k = shape == 2 ? 40 : 0;
+      p.top_p = shape == 1 ? 0.9f : 1.0f;
+      Sampler limited, banning, free;
+      init(&limited, kRows, p);
+      init(&banning, kRows, p, others);
+      init(&free, kRows, p);
+      expect(limited.allow(words.data(), words.size()) == q35::kOk, "allow");
+      for (int i = 0; i < 200; i++) {
+        const qwen35_sample a = draw(&limited, logits), b = draw(&banning, logits);
+        expect(a.token == b.token, "allowed token", a.token, b.token);
+        expect(a.logprob == b.logprob, "allowed logprob", a.logprob, b.logprob);
+        expect(a.top[0].token == draw(&free, logits).top[0].token, "top is the model's own");
+      }
+    }
+  }
+}
+
+void check_allowed_refusals() {
+  const Logits logits = random_logits(100, 3, 1.0f);
+  Sampler sampler;
+  init(&sampler, 100, neutral());
+  uint32_t words[4] = {0, 0, 0, ~0u << 4};  // no token: the bits behind the last one mean nothing
+  expect(sampler.allow(words, 3) == QWEN35_ERROR_ARGUMENT, "3 words");
+  expect(std::strstr(q35::last_error(), "expected 4") != nullptr, q35::last_error());
+  expect(sampler.allow(words, 4) == q35::kOk, "no token allowed yet");
+  qwen35_sample sample = {};
+  expect(sampler.sample(logits.data(), &sample) == QWEN35_ERROR_ARGUMENT, "none is left");
+  words[2] = 1u << 6;
+  expect(sampler.allow(words, 4) == q35::kOk && draw(&sampler, logits).token == 70, "only one");
+  expect(sampler.allow(nullptr, 0) == q35::kOk, "every token again");
+  bool other = false;
+  for (int i = 0; i < 50; i++) other |= draw(&sampler, logits).token != 70;
+  expect(other, "the limit is lifted");
+}
+
 }  // namespace
 
 int main() {
+  check_allowed();
+  check_allowed_refusals();
   check_random();
   check_exponential();
   check_cuts();

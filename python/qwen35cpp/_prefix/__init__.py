@@ -8,7 +8,7 @@ copied. disk.py keeps a part of the tree in files.
 """
 
 from .boundaries import Markers, Plan
-from .timeline import Timeline
+from .timeline import Mark, Timeline
 from .tree import Node, Tree
 
-__all__ = ["Markers", "Node", "Plan", "Timeline", "Tree"]
+__all__ = ["Mark", "Markers", "Node", "Plan", "Timeline", "Tree"]

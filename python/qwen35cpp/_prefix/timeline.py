@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from .._handles import Buffer, Session
 from ..errors import ContextTooLong, Qwen35Error, StateInvalid
@@ -17,6 +18,15 @@ from .boundaries import GRID, Markers
 from .disk import DiskCache
 from .state_file import Header
 from .tree import Node, Tree, common_length
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place to come back to, see Timeline.mark."""
+
+    snapshot: Buffer
+    logits: bool
+    drawn: bool
 
 
 class Timeline:
@@ -157,6 +167,15 @@ class Timeline:
         self.held.clear()
         self._session.reset()
         self.logits_kept = self._drawn = False
+
+    def mark(self) -> Mark:
+        """The present, to come back to within the same request."""
+        return Mark(self._session.snapshot(), self.logits_kept, self._drawn)
+
+    def return_to(self, mark: Mark) -> None:
+        """Goes back to a mark; the tokens before it must not have changed since."""
+        self._session.restore(mark.snapshot)
+        self.logits_kept, self._drawn = mark.logits, mark.drawn
 
     # ---- going on --------------------------------------------------------------------------------
 

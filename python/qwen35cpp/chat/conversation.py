@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .._constraint import Constraint, Without
 from .._engine import Engine, Slot
 from .._generate import Decoding, Request, Stream
 from .._request import draw_seed
@@ -30,6 +31,7 @@ class ChatRequest:
     # None: the model decides whether to call a tool; "" makes it call one, a name that one.
     forced_call: str | None = None
     one_call: bool = False  # end the answer behind its first call
+    grammar: str | None = None  # of the answer behind the thought
 
     def with_seed(self, seed: int | None) -> ChatRequest:
         """The same for another answer."""
@@ -80,7 +82,8 @@ class _Writer:
         closing = len([*vocabulary.encode("\n"), self._end_think, *vocabulary.encode("\n\n")])
         budget = budget_within(request.max_tokens, chat.thinking_budget, closing)
         self._guard = ThoughtGuard(budget)
-        self._token_bytes = engine.token_bytes
+        self._token_bytes, self._n_vocab = engine.token_bytes, engine.info.n_vocab
+        self._constraint = self._matcher(engine)
         self._reasoning_end: str | None = None
         self._call_due = chat.forced_call is not None
         self._fresh: list[int] = []  # tokens that no chunk stands for yet
@@ -94,7 +97,24 @@ class _Writer:
 
     def begin(self) -> None:
         """Puts what the caller demands before the first token drawn."""
-        self._pending = [] if self._reader.thinking else self._force_call()
+        self._pending = [] if self._reader.thinking else self._begin_answer()
+        if self._constraint is not None and self._reader.thinking:
+            # A call within the thought would end it before its limits apply.
+            free = Without(self._n_vocab, [self._vocabulary.id(TOOL_CALL)])
+            self.decoding.constrain(free)
+
+    def _matcher(self, engine: Engine) -> Constraint | None:
+        if self._chat.grammar is None:
+            return None
+        from ..structured.matcher import Matcher
+
+        return Matcher(engine, self._chat.request.stop_tokens, self._chat.grammar)
+
+    def _begin_answer(self) -> list[Part]:
+        """What stands behind the thought: free, limited by a grammar, or a call."""
+        if self._constraint is not None:
+            self.decoding.constrain(self._constraint)
+        return self._force_call()
 
     def step(self) -> list[ChatChunk]:
         """Draws one token and gives the chunks that are certain now."""
@@ -129,10 +149,11 @@ class _Writer:
         """A token of a thought: notes the model's own end, or makes one."""
         if not self._reader.thinking:
             self._reasoning_end = "model"
-            if token != self._end_think or not self._call_due:
+            demanded = self._call_due or self._constraint is not None
+            if token != self._end_think or not demanded:
                 self._call_due = False  # ended by a call
                 return []
-            return self._force(self._vocabulary.encode("\n\n")) + self._force_call()
+            return self._force(self._vocabulary.encode("\n\n")) + self._begin_answer()
         why = self._guard.check(token, self._reader.reasoning_tokens)
         if why is None:
             return []
@@ -146,7 +167,7 @@ class _Writer:
         # The line break belongs to the format and not to the thought: the reader does not see it.
         self._fresh += self.decoding.force([] if whole_line else self._vocabulary.encode("\n"))
         end = [self._end_think, *self._vocabulary.encode("\n\n")]
-        return self._force(end) + self._force_call()
+        return self._force(end) + self._begin_answer()
 
     def _force_call(self) -> list[Part]:
         """The beginning of the call that the caller demands."""
@@ -217,4 +238,5 @@ class _Writer:
         text.reasoning_end = self._reasoning_end
         text.tool_calls = self._collector.calls()
         text.messages = [*map(dict, self._chat.messages), text.message]
+        text.check()
         return text

@@ -6,10 +6,11 @@ see chat/__init__.py.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from .render import Rendered
     from .run_tools import Confirm, Function
     from .tools import Tool
+
+
+T = TypeVar("T")
 
 
 class ChatMethods:
@@ -210,6 +214,41 @@ class ChatMethods:
             progress=progress,
             options=options,
         )
+
+    @overload
+    def extract(
+        self, kind: type[T], prompt: str, *, images: Any = (), **options: Unpack[ChatOptions]
+    ) -> T: ...
+
+    @overload
+    def extract(
+        self, kind: Any, prompt: str, *, images: Any = (), **options: Unpack[ChatOptions]
+    ) -> Any: ...
+
+    def extract(
+        self, kind: Any, prompt: str, *, images: Any = (), **options: Unpack[ChatOptions]
+    ) -> Any:
+        """The data in a text or picture, as an instance of a class.
+
+        The model is shown the schema; greedy and without a thought unless the options say
+        otherwise.
+
+        Args:
+            kind: a class or a JSON schema, as `schema` of `chat`.
+            prompt: the text, or what to read from the pictures.
+            images: as in `chat`.
+            options: as in `chat`.
+
+        Raises:
+            SchemaError: the schema cannot be enforced.
+            AnswerInvalid: the answer was cut off, or the class refuses it.
+        """
+        from ..structured.formats import schema_of
+
+        schema = json.dumps(schema_of(kind), ensure_ascii=False)
+        ask = f"{prompt}\n\nExtract the data as JSON. Schema: {schema}"
+        chosen: dict[str, Any] = {"temperature": 0, "think": False, **options}
+        return self.chat(ask, images=images, schema=kind, **chosen).parsed
 
     def run_tools(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._engine import Engine
 from .._request import prepare
 from ..errors import InvalidArgument
 from ..sampling import recommended
+from .call_grammar import CallGrammar, is_strict
 from .conversation import ChatRequest, ChatStream, answer
 from .messages import Medium, Message, checked_list
 from .overflow import drop_turns, room_for_prompt
@@ -54,7 +55,7 @@ class ChatModel:
     def __init__(self, engine: Engine, end_tokens: frozenset[int]) -> None:
         self._engine = engine
         self._end_tokens = end_tokens
-        self._vocabulary = Vocabulary(engine.tokenize)
+        self.vocabulary = Vocabulary(engine.tokenize)
         template = engine.metadata("tokenizer.chat_template")
         self.thinks_by_default = thinks_by_default(template, engine.info)
 
@@ -71,7 +72,7 @@ class ChatModel:
         """A conversation as token ids, see render.render; `thinking` None: as the model does."""
         return render(
             messages,
-            self._vocabulary,
+            self.vocabulary,
             tools=tool_schemas(tools),
             thinking=self.thinks_by_default if thinking is None else thinking,
             add_generation_prompt=add_generation_prompt,
@@ -93,6 +94,26 @@ class ChatModel:
             return [("", Picture.open(medium.source, sizes))]
 
         return expand
+
+    def preparation(
+        self, budget: Budget | Preset
+    ) -> Callable[[Sequence[Message]], list[int] | PicturePrompt]:
+        """Renders conversations for an answer without a thought; a picture is decoded once."""
+        expand = self._expand(budget)
+        opened: dict[tuple[str, int], Sequence[tuple[str, Picture]]] = {}
+        kept: list[Any] = []  # so that no id is used again
+
+        def expand_once(medium: Medium) -> Sequence[tuple[str, Picture]]:
+            key = (medium.kind, id(medium.source))
+            if key not in opened:
+                opened[key] = expand(medium)
+                kept.append(medium.source)
+            return opened[key]
+
+        def prepare(messages: Sequence[Message]) -> list[int] | PicturePrompt:
+            return _with_pictures(self.render(messages, thinking=False, expand=expand_once))
+
+        return prepare
 
     def request(
         self,
@@ -133,7 +154,7 @@ class ChatModel:
             messages, rendered = drop_turns(messages, rendered, rendered_of, room)
         bias = dict(rest.pop("logit_bias", None) or {})
         if not rendered.thinking:
-            bias[self._vocabulary.id(THINK)] = float("-inf")
+            bias[self.vocabulary.id(THINK)] = float("-inf")
         own_seed = rest.pop("seed", None)
         request = prepare(
             self._engine,
@@ -144,6 +165,12 @@ class ChatModel:
             logit_bias=bias,
             **rest,
         )
+        grammar = None if request.format is None else request.format.grammar
+        if schemas and (request.format is not None or any(map(is_strict, schemas))):
+            grammar = CallGrammar(self.vocabulary).build(
+                schemas, demanded=forced_call, one_call=one_call, answer=grammar
+            )
+            forced_call = None  # the grammar demands it
         return ChatRequest(
             request=request,
             messages=messages,
@@ -152,11 +179,12 @@ class ChatModel:
             thinking_budget=thinking_budget,
             forced_call=forced_call,
             one_call=one_call,
+            grammar=grammar,
         )
 
     def answer(self, request: ChatRequest) -> ChatStream:
         """The answer, generated while it is read."""
-        return ChatStream(answer(self._engine, self._vocabulary, request))
+        return ChatStream(answer(self._engine, self.vocabulary, request))
 
 
 def _with_pictures(rendered: Rendered) -> list[int] | PicturePrompt:

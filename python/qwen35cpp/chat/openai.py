@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from .._compat import warn_ignored
 from .._request import Stop
-from ..errors import InvalidArgument, MissingExtra, NotSupported
+from ..errors import InvalidArgument, MissingExtra
 from ..types import Record, TokenLogprob, Usage
 from .answer import ChatChunk, ChatText
 from .calls import CallDelta
@@ -48,7 +48,7 @@ class ChatCompletionOptions(TypedDict, total=False):
     top_logprobs: int | None  # 0 to 20
     logit_bias: Mapping[str, float] | Mapping[int, float] | None
     n: int | None  # answers, 1 to 8
-    response_format: Mapping[str, Any] | None  # {"type": "text"} only
+    response_format: Any  # type "text", "json_object" or "json_schema", or a class
     stream_options: Mapping[str, Any] | None  # {"include_usage": True}
     reasoning_effort: str | None  # "none" is off
     chat_template_kwargs: Mapping[str, Any] | None  # enable_thinking, add_vision_id
@@ -184,7 +184,7 @@ def _requests(
     n = rest.pop("n", None) or 1
     if not 1 <= n <= _MOST_ANSWERS:
         raise InvalidArgument(f"n must be from 1 to {_MOST_ANSWERS}, not {n}")
-    _refuse_format(rest.pop("response_format", None))
+    passed["schema"] = _schema(rest.pop("response_format", None))
     shared: dict[str, Any] = {
         "tools": tools,
         "think": think,
@@ -246,16 +246,27 @@ def _tool_choice(
     return tools, name
 
 
-def _refuse_format(response_format: Any) -> None:
-    """Text is the only format; anything else must not come back as unconstrained text."""
+def _schema(response_format: Any) -> Any:
+    """The schema that a response format asks for, None for plain text."""
     if response_format is None:
-        return
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+        return None
+    if not isinstance(response_format, Mapping):
+        return response_format  # a class
+    kind = response_format.get("type")
+    if kind == "json_object":  # with a schema of its own as in llama-cpp-python
+        return response_format.get("schema") or {"type": "object"}
+    if kind == "json_schema":
+        inner = response_format.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, Mapping) else None
+        if not isinstance(schema, Mapping):
+            raise InvalidArgument("response_format: json_schema needs a schema")
+        return schema
     if kind != "text":
-        raise NotSupported(
-            f"response_format {kind or response_format!r} is not supported: answers are text",
-            hint="ask for JSON in the prompt and check it, or use a tool: its arguments are JSON",
+        raise InvalidArgument(
+            f"response_format is {kind or response_format!r}",
+            hint="its type is 'text', 'json_object' or 'json_schema'",
         )
+    return None
 
 
 # ---- results ------------------------------------------------------------------------------------

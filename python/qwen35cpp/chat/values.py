@@ -72,7 +72,7 @@ def _allowed(schema: Any, root: Schema, depth: int) -> tuple[set[str], set[str]]
         kinds.update(kind for value in values for kind in _READERS if _is_a(value, kind))
         kinds.update("string" for _ in choices)
     parts = [part for key in ("anyOf", "oneOf", "allOf") for part in _list(schema.get(key))]
-    for part in [*parts, _referred(schema.get("$ref"), root)]:
+    for part in [*parts, referred(schema.get("$ref"), root)]:
         more_kinds, more_choices = _allowed(part, root, depth - 1)
         kinds |= more_kinds
         choices |= more_choices
@@ -83,7 +83,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _referred(reference: Any, root: Any) -> Any:
+def referred(reference: Any, root: Any) -> Any:
     """The schema that "#/$defs/name" means; None when there is no such."""
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgument
@@ -42,6 +44,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--raw", action="store_true", help="continue the text as it stands, without a chat format"
     )
     add_generation(parser)
+    parser.add_argument(
+        "--schema", metavar="JSON", help="answer with JSON of this schema, or of the one in a file"
+    )
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: N alternatives")
     parser.add_argument(
         "--special", action="store_true", help="with --raw: recognise control tokens in the prompt"
@@ -77,6 +82,21 @@ def _read_prompt(given: str | None) -> bytes:
     return sys.stdin.buffer.read()
 
 
+def _schema(given: str | None) -> Any:
+    """The schema that --schema names or holds."""
+    if given is None:
+        return None
+    try:
+        text = given if given.lstrip().startswith("{") else Path(given).read_text("utf-8")
+        return json.loads(text)
+    except OSError as error:
+        raise InvalidArgument(
+            f"--schema: no JSON and no file that can be read: {error.strerror}"
+        ) from None
+    except ValueError as error:
+        raise InvalidArgument(f"--schema is not JSON: {error}") from None
+
+
 def _answer(llama: Llama, prompt: bytes, args: argparse.Namespace, progress: Progress) -> Text:
     text = prompt.decode("utf-8", "replace")
     if not text.strip():
@@ -87,6 +107,7 @@ def _answer(llama: Llama, prompt: bytes, args: argparse.Namespace, progress: Pro
         "thinking_budget": args.thinking_budget,
         "budget": args.budget,
         "progress": progress,
+        "schema": _schema(args.schema),
         **generation_options(args),
     }
     content = [*picture_parts(args), {"type": "text", "text": text}]
@@ -105,6 +126,7 @@ def _continue(llama: Llama, prompt: bytes, args: argparse.Namespace, progress: P
     options: dict[str, Any] = {
         "special": args.special,
         "progress": progress,
+        "schema": _schema(args.schema),
         **generation_options(args),
     }
     if args.json:
