@@ -162,6 +162,51 @@ class Llama(ChatMethods):
         """
         return cls(tiny_path(), **options)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        additional_files: Sequence[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_dir_use_symlinks: bool | Literal["auto"] = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        vision: bool = False,
+        **options: Any,
+    ) -> Llama:
+        """Opens a model of a hub, downloaded when it is not here (extra `[hub]`).
+
+        What is here is used without a look at the network. A download goes on where an earlier one
+        broke off, and is checked.
+
+        >>> Llama.from_pretrained("2b")
+        >>> Llama.from_pretrained("unsloth/Qwen3.5-2B-GGUF", "*q8_0.gguf", n_ctx=8192)
+
+        Args:
+            repo_id: OWNER/NAME, or without `filename` a name as the command line takes it: "2b",
+                "2b-q8_0", "OWNER/NAME:TYPE".
+            filename: a file of the repository or a pattern of fnmatch that one file matches.
+            additional_files: more GGUF files or patterns, such as "mmproj-F16.gguf".
+            local_dir: a folder to keep the files in, instead of the cache.
+            local_dir_use_symlinks: has no effect, as in the newer versions of huggingface_hub.
+            cache_dir: the cache; None is the hub's own, shared with other programs.
+            vision: get the vision tower too.
+            options: as for Llama.
+
+        Raises:
+            MissingExtra: huggingface_hub is not installed and the model is not here.
+            ModelNotFound: there is no such repository or file.
+            FileError: network or disk; what has arrived is kept for the next try.
+        """
+        from .hub.pretrained import pretrained
+
+        del local_dir_use_symlinks
+        found = pretrained(repo_id, filename, additional_files, local_dir, cache_dir, vision)
+        if found.mmproj is not None:
+            options.setdefault("mmproj", found.mmproj)
+        return cls(found.path, **options)
+
     # ---- generating -----------------------------------------------------------------------------
 
     @overload

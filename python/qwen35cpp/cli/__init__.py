@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import Qwen35Error
-from . import bench, chat, doctor, files, info, run
+from . import bench, chat, doctor, files, get, info, run
 from ._common import report
+from ._names import find_model
 
 FAILURE, INTERRUPTED = 1, 130
 
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-    for module in (run, chat, bench, info, doctor, files):
+    for module in (run, chat, get, bench, info, doctor, files):
         module.add(commands, common)
     return parser
 
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_usage(sys.stderr)
         return 2
     try:
+        if getattr(args, "find_model", False):
+            find_model(args)
         return int(args.run(args))
     except KeyboardInterrupt:
         return INTERRUPTED
