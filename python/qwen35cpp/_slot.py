@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
-from ._handles import Outputs, Sampler, Session
+from ._handles import Model, Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
 from ._prefix import Markers, Plan, Timeline, Tree
 from ._prefix.tree import common_length
 from .errors import Cancelled, SessionClosed
+from .sampling import Sampling
 from .types import TokenLogprob
 
 if TYPE_CHECKING:
@@ -263,3 +264,13 @@ class Slot:
         """Draws a token from the logits of the last token evaluated."""
         with self._alive, self._session_lock:
             return self.session.sample(sampler)
+
+    def sample_once(self, model: Model, sampling: Sampling, seed: int) -> int:
+        """A token drawn from the logits of the last token evaluated, with settings of its own."""
+        with self._alive, self._session_lock:
+            position = self.session.position
+            # Each position has numbers of its own, else equal logits would give equal tokens.
+            seed = (seed + position) & (2**64 - 1)
+            sampler = Sampler(model, sampling, seed=seed, n_logprobs=None, logit_bias={})
+            sampler.accept([token for token in self._history[:position] if token >= 0])
+            return self.session.sample(sampler)[0]

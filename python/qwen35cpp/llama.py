@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from . import _completion
 from ._bundled import tiny_path
-from ._compat import warn_ignored
+from ._compat import TokenSettings, token_sampling, warn_ignored
 from ._engine import Engine
-from ._generate import Request, TextStream, generate
+from ._generate import Request, TextStream, generate, generate_tokens
 from ._handles import KV_TYPES, Model, Outputs
 from ._handles import Session as NativeSession
 from ._memory import default_cache
 from ._native import version
 from ._prefix.fingerprint import fingerprint
-from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
+from ._request import GenerateOptions, Progress, Prompt, Stop, draw_seed, prepare, utf8
 from .chat.methods import ChatMethods
 from .errors import ContextTooLong, FileError, InvalidArgument, ModelNotFound
 from .sampling import Sampling, recommended
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from ._completion import CompletionOptions
     from ._prefix.disk import DiskCache
+    from ._tokenizer import Tokenizer
     from .session import Session, Snapshot
     from .vision import Budget, Picture, PicturePrompt, Preset, Source
 
@@ -317,6 +318,27 @@ class Llama(ChatMethods):
         card, own = recommended(self.info), self.seed if seed is None else seed
         return prepare(self._engine, tokens, card, self._end_tokens, own, **options)
 
+    def generate_tokens(
+        self,
+        tokens: Sequence[int],
+        *,
+        seed: int | None = None,
+        **settings: Unpack[TokenSettings],
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """Yields token ids behind `tokens` until the context is full: llama-cpp-python's generate.
+
+        The token that ends a text is yielded as any other: compare with `token_eos()` and leave the
+        loop. Tokens that the caller sends into the generator are put behind the last one.
+        """
+        request = prepare(
+            self._engine,
+            list(tokens),
+            token_sampling(self, settings),
+            frozenset(),
+            self.seed if seed is None else seed,
+        )
+        return generate_tokens(self._engine, request)
+
     @overload
     def create_completion(
         self,
@@ -361,15 +383,20 @@ class Llama(ChatMethods):
         *,
         pooling: Literal["mean", "last"] = "mean",
         normalize: bool = True,
+        truncate: bool = False,
         progress: Progress | None = None,
     ) -> Floats:
-        """Vectors of texts, float32 [n, hidden size], from the states after the last layer.
+        """Vectors of texts, from the states after the last layer.
 
-        `pooling` is the mean over the tokens or the last token's state. An empty text counts as the
-        end-of-text token. `progress` gets (texts done, texts in total).
+        Returns float32 [n, hidden size], for a single str float32 [hidden size]. `pooling` is the
+        mean over the tokens or the last token's state. An empty text counts as the end-of-text
+        token. `truncate` cuts what the context does not hold instead of raising ContextTooLong.
+        `progress` gets (texts done, texts in total).
         """
         items = [texts] if isinstance(texts, str) else list(texts)
         prompts = [self._prompt_tokens(item, False) or [self._empty_token()] for item in items]
+        if truncate:
+            prompts = [tokens[: self.n_ctx()] for tokens in prompts]
         for index, tokens in enumerate(prompts):
             if len(tokens) > self.n_ctx():
                 raise ContextTooLong(
@@ -377,7 +404,8 @@ class Llama(ChatMethods):
                 )
         from . import _embed
 
-        return _embed.embed(self._engine, prompts, pooling, normalize, progress)
+        vectors = _embed.embed(self._engine, prompts, pooling, normalize, progress)
+        return vectors[0] if isinstance(texts, str) else vectors
 
     def create_embedding(
         self,
@@ -406,6 +434,19 @@ class Llama(ChatMethods):
             want = b"\1" * rows if all_logits else None
             held.slot.eval(ids, Outputs(want=want, logits=logits), progress)
         return logits if all_logits else logits[0]
+
+    def sample(self, *, seed: int | None = None, **settings: Unpack[TokenSettings]) -> int:
+        """A token drawn from the logits of the last `eval`; it is not evaluated.
+
+        The penalties count every token evaluated.
+
+        Raises:
+            InvalidArgument: nothing was evaluated since the last reset.
+        """
+        start = draw_seed(self.seed if seed is None else seed)
+        sampling = token_sampling(self, settings)
+        with self._engine.hold_first() as held:
+            return held.slot.sample_once(self._engine.model, sampling, start)
 
     def reset(self) -> None:
         """Forgets every token evaluated, also those of the prefix cache in memory."""
@@ -462,14 +503,29 @@ class Llama(ChatMethods):
         del add_bos
         return self._engine.tokenize(utf8(text), special)
 
-    def detokenize(self, tokens: Iterable[int], special: bool = False) -> bytes:
-        """The bytes of tokens, possibly ending within a character; control tokens if `special`."""
+    def detokenize(
+        self,
+        tokens: Iterable[int],
+        prev_tokens: Sequence[int] | None = None,
+        special: bool = False,
+    ) -> bytes:
+        """The bytes of tokens, possibly ending within a character; control tokens if `special`.
+
+        `prev_tokens` has no effect: in this vocabulary no token depends on the one before it.
+        """
+        del prev_tokens
         pieces = (self._engine.token_bytes(token) for token in tokens)
         return b"".join(data for data, is_control in pieces if special or not is_control)
 
     def decode(self, tokens: Iterable[int], special: bool = False) -> str:
         """`detokenize` as text; bytes that form no character become U+FFFD."""
-        return self.detokenize(tokens, special).decode("utf-8", "replace")
+        return self.detokenize(tokens, special=special).decode("utf-8", "replace")
+
+    def tokenizer(self) -> Tokenizer:
+        """`tokenize` and `decode` as an object with `encode` and `decode`."""
+        from ._tokenizer import Tokenizer
+
+        return Tokenizer(self)
 
     # ---- the model ------------------------------------------------------------------------------
 
@@ -507,6 +563,23 @@ class Llama(ChatMethods):
     def token_eos(self) -> int:
         """The token that ends a turn, -1 when the file names none."""
         return self.info.eos_token
+
+    def token_bos(self) -> int:
+        """-1: this family has no token that begins a text."""
+        return -1
+
+    def token_nl(self) -> int:
+        """The token of a line break."""
+        return self.tokenize("\n")[-1]
+
+    def set_seed(self, seed: int | None) -> None:
+        """The seed of every call without one of its own; None draws a new one for each call."""
+        self.seed = seed
+
+    def set_cache(self, cache: object) -> None:
+        """For code written for llama-cpp-python: what was evaluated is kept anyway."""
+        del cache
+        warn_ignored("set_cache", {"cache": None})
 
     def close(self) -> None:
         """Frees the model; calls that run in other threads end with SessionClosed."""

@@ -24,10 +24,11 @@ NAMES = [
 LLAMA = [
     "cancel", "chat", "close", "context_memory", "create_chat_completion",
     "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decode",
-    "detokenize", "embed", "eval", "from_pretrained", "generate", "info", "load_state",
-    "locate", "map", "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab",
-    "render_chat", "reset", "run_tools", "save_state", "session", "tiny", "token_eos",
-    "tokenize",
+    "detokenize", "embed", "eval", "from_pretrained", "generate", "generate_tokens", "info",
+    "load_state", "locate", "map", "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens",
+    "n_vocab", "render_chat", "reset", "run_tools", "sample", "save_state", "session",
+    "set_cache", "set_seed", "tiny", "token_bos", "token_eos", "token_nl", "tokenize",
+    "tokenizer",
 ]  # fmt: skip
 
 

@@ -359,7 +359,7 @@ def _logprobs(entries: Sequence[TokenLogprob] | None) -> Record | None:
     for entry in entries:
         best = [_logprob(other) for other in entry.top]
         content.append(Record(_logprob(entry), top_logprobs=best))
-    return Record(content=content)
+    return Record(content=content, refusal=None)
 
 
 def _logprob(entry: TokenLogprob) -> Record:
