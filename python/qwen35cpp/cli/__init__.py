@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import Qwen35Error
-from . import bench, chat, doctor, files, get, info, run
+from . import bench, chat, completion, doctor, embed, files, get, info, map_rows, run
 from ._common import report
 from ._names import find_model
 
@@ -30,16 +30,20 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-    for module in (run, chat, get, bench, info, doctor, files):
+    for module in (run, chat, map_rows, embed, get, bench, info, doctor, files, completion):
         module.add(commands, common)
     return parser
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments in any order: argparse itself takes an optional prompt before all options only."""
+    """Arguments in any order: argparse takes those that may be absent before all options only."""
     args, rest = parser.parse_known_args(argv)
-    if len(rest) == 1 and not rest[0].startswith("-") and getattr(args, "prompt", "") is None:
+    free = all(word == "-" or not word.startswith("-") for word in rest)
+    if free and len(rest) == 1 and getattr(args, "prompt", "") is None:
         args.prompt = rest.pop()
+    elif free and "files" in args:
+        args.files += rest
+        rest = []
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return args
