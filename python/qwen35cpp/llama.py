@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
-from . import _completion
 from ._bundled import tiny_path
 from ._compat import TokenSettings, token_sampling, warn_ignored
 from ._engine import Engine
@@ -366,6 +365,8 @@ class Llama(ChatMethods):
         Returns a Completion, or with `stream` an iterator of them. Sampling starts from the model
         card's values as in `generate`. Arguments without a meaning here warn once.
         """
+        from . import _completion
+
         return _completion.create(self, prompt, stream, options)
 
     # The call is the same function, so that its types are the same too.
@@ -413,6 +414,8 @@ class Llama(ChatMethods):
         model: str | None = None,
     ) -> EmbeddingResponse:
         """`embed` in the shape of OpenAI's API."""
+        from . import _completion
+
         return _completion.create_embedding(self, input, model)
 
     def eval(

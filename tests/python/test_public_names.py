@@ -104,8 +104,15 @@ def test_records_are_dictionaries_with_attributes() -> None:
         _ = record.usage
 
 
-def test_importing_loads_neither_numpy_nor_pil_nor_chat() -> None:
-    heavy = {"numpy", "PIL", "argparse", "cffi", "qwen35cpp.chat.model"}
-    code = f"import sys, qwen35cpp; print({heavy} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import qwen35cpp", {"numpy", "PIL", "argparse", "cffi", "uuid", "qwen35cpp.chat.model"}),
+        ("from qwen35cpp import Llama; Llama.tiny().chat('hi', max_tokens=1)", {"numpy", "PIL"}),
+        ("from qwen35cpp import cli; cli.build_parser()", {"numpy", "statistics", "http"}),
+    ],
+)
+def test_what_is_heavy_is_loaded_when_it_is_needed(code: str, heavy: set[str]) -> None:
+    code = f"import sys; {code}; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ._common import Commands
-from ._describe import Argument, Command, commands
+
+if TYPE_CHECKING:
+    from ._describe import Argument, Command
 
 _PROGRAMS = "qwen35cpp q35"
 
@@ -26,6 +29,7 @@ def add(commands: Commands, _common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Does the work."""
     from . import build_parser
+    from ._describe import commands
 
     found = list(commands(build_parser()))
     print(_SHELLS[args.shell](found))
