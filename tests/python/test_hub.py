@@ -213,6 +213,11 @@ def test_an_updated_repository(server: fake_hub.Hub) -> None:
     asked = len(server.log)
     assert json.loads(q35("get", "2b", "--json").stdout)["model"] == str(first)
     assert len(server.log) == asked  # still here, though at an older commit
+    listed = json.loads(q35("get", "--list", "--json").stdout)
+    assert listed["names"]["2b"] == f"{REPO}/{FILE}"
+    assert listed["here"] == {f"{REPO}/{FILE}": str(first), f"{REPO}/Qwen3.5-2B-Q8_0.gguf": second}
+    assert "Q8_0" in q35("get", "--list").stdout.split("also here:")[1]
+    assert q35("get").returncode == 2
     updated = json.loads(q35("get", "2b", "--update", "--json").stdout)
     assert server.commit in updated["model"]
     assert updated["downloaded"] == 0  # the same content is not fetched again

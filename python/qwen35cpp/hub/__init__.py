@@ -13,11 +13,11 @@ from ..errors import ModelNotFound
 from . import download
 from .cache import Store, folder
 from .download import Remote
-from .names import Reference, in_repository, parse, parse_or_fail, parts, short_names
+from .names import Reference, in_repository, parse, parse_or_fail, parts, published, short_names
 
 __all__ = [
-    "Found", "Reference", "Store", "find", "get", "in_repository", "parse", "parse_or_fail",
-    "plan", "short_names",
+    "Found", "Reference", "Store", "find", "folder", "get", "in_repository", "parse",
+    "parse_or_fail", "plan", "published", "short_names",
 ]  # fmt: skip
 
 

@@ -70,6 +70,16 @@ class Store:
                 return files / reference.choose_mmproj(_names(files))
         return None
 
+    def models(self) -> dict[str, Path]:
+        """All GGUF files of the cache by OWNER/REPOSITORY/FILE, whatever model they hold."""
+        found: dict[str, Path] = {}
+        for home in sorted(self.root.glob("models--*--*")):
+            repo = home.name.removeprefix("models--").replace("--", "/", 1)
+            for files in self.folders(repo):
+                for name in sorted(_names(files)):
+                    found.setdefault(f"{repo}/{name}", files / name)
+        return found
+
 
 def _names(files: Path) -> list[str]:
     return [path.relative_to(files).as_posix() for path in files.rglob("*.gguf") if path.is_file()]

@@ -89,8 +89,7 @@ def parts(file: str) -> list[str]:
     return [f"{match['stem']}-{part:05}-of-{match['parts']}.gguf" for part in range(1, count + 1)]
 
 
-def published() -> dict[str, Any]:
-    """The table of short names."""
+def _table() -> dict[str, Any]:
     text = Path(__file__).with_name("models.json").read_text(encoding="utf-8")
     table: dict[str, Any] = json.loads(text)
     return table
@@ -98,7 +97,13 @@ def published() -> dict[str, Any]:
 
 def short_names() -> list[str]:
     """The names of the table: "0.8b", ..."""
-    return list(published()["models"])
+    return list(_table()["models"])
+
+
+def published() -> dict[str, Reference]:
+    """What the short names stand for."""
+    found = {name: parse(name) for name in short_names()}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def parse(name: str) -> Reference | None:
@@ -108,7 +113,7 @@ def parse(name: str) -> Reference | None:
     """
     match = _SHORT.fullmatch(name.lower())
     if match is not None:
-        table = published()
+        table = _table()
         entry = table["models"].get(match["size"])
         if entry is None:
             return None
