@@ -641,6 +641,10 @@ def _existing(path: str | os.PathLike[str]) -> bytes:
     if not file.exists():
         nearby = sorted(file.parent.glob("*.gguf"))[:5] if file.parent.is_dir() else []
         hint = f"in that folder: {', '.join(f.name for f in nearby)}" if nearby else None
+        from .hub.names import parse
+
+        if parse(str(path)) is not None:
+            hint = f"Llama.from_pretrained({str(path)!r}) opens a model by its name"
         raise ModelNotFound(f"there is no file {str(file)!r}", hint=hint)
     return os.fsencode(file)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import random
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +139,7 @@ def test_get_downloads_once_and_the_name_runs_without_a_network(server: fake_hub
     assert answer["downloaded"] == len(content)
     assert answer["mmproj"] is None
     assert not list(path.parents[2].rglob("*.part"))
+    assert done.stderr == ""  # no progress in a pipe
 
     asked = len(server.log)
     again = json.loads(q35("get", "2b", "--json").stdout)
@@ -271,6 +275,7 @@ def test_a_full_disk_is_noticed_before_the_download(
 @pytest.mark.parametrize("reply", ["n", ""])
 def test_on_a_terminal_it_asks(server: fake_hub.Hub, reply: str) -> None:
     main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-m", "qwen35cpp", "run", "2b", "Hello", "--raw", "-n", "2"],
         stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, start_new_session=True,
@@ -285,6 +290,8 @@ def test_on_a_terminal_it_asks(server: fake_hub.Hub, reply: str) -> None:
     output = process.communicate(timeout=60)[0]
     assert process.returncode == (1 if reply == "n" else 0)
     assert bool(output) == bool(server.bodies()) == (reply != "n")
+    if reply != "n":
+        assert b"100%" in os.read(main, 10_000)  # progress
     os.close(main)
 
 
@@ -324,6 +331,9 @@ def test_from_pretrained_into_a_folder(server: fake_hub.Hub, tmp_path: Path) -> 
 
 
 def test_from_pretrained_names_its_mistakes() -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        Llama("9b-q8_0")
+    assert caught.value.hint == "Llama.from_pretrained('9b-q8_0') opens a model by its name"
     with pytest.raises(ModelNotFound, match="names no model"):
         Llama.from_pretrained("7b")
     with pytest.raises(ValueError, match="is no repository"):

@@ -6,6 +6,7 @@ is fetched here into a part of its own that stays, checked, and put where the li
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import re
@@ -158,8 +159,7 @@ def _transfer(remote: Remote, part: Path, quiet: bool) -> None:
     """Gets what is missing of a part and checks the whole."""
     http_get = importlib.import_module("huggingface_hub.file_download").http_get
     bar = importlib.import_module("tqdm").tqdm
-    if quiet:
-        bar = type("Silent", (bar,), {"__init__": _disabled(bar)})
+    shown = functools.partial(bar, disable=True if quiet else None)  # None: not in a pipe
     with part.open("ab") as file:
         have = file.tell()
         if have > remote.size:
@@ -173,7 +173,7 @@ def _transfer(remote: Remote, part: Path, quiet: bool) -> None:
                 headers=remote.headers,
                 expected_size=remote.size,
                 displayed_filename=Path(remote.file).name,
-                tqdm_class=bar,
+                tqdm_class=shown,
             )
     if _SHA256.fullmatch(remote.etag) and _sha256(part) != remote.etag:
         part.unlink()
@@ -181,10 +181,6 @@ def _transfer(remote: Remote, part: Path, quiet: bool) -> None:
             f"{remote.file}: what arrived is not the file that the hub describes",
             hint="run the same command again; it was removed and begins anew",
         )
-
-
-def _disabled(bar: Any) -> Any:
-    return lambda self, *args, **more: bar.__init__(self, *args, **{**more, "disable": True})
 
 
 def _sha256(path: Path) -> str:
