@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[Argument]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             continue
-        takes = action.nargs != 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        takes = action.nargs != 0
         metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
         yield Argument(
             flags=tuple(action.option_strings),

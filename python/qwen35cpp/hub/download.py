@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -175,6 +176,8 @@ def _transfer(remote: Remote, part: Path, quiet: bool) -> None:
                 displayed_filename=Path(remote.file).name,
                 tqdm_class=shown,
             )
+        file.flush()
+        os.fsync(file.fileno())
     if _SHA256.fullmatch(remote.etag) and _sha256(part) != remote.etag:
         part.unlink()
         raise FileError(
