@@ -267,10 +267,10 @@ class Slot:
 
     def sample_once(self, model: Model, sampling: Sampling, seed: int) -> int:
         """A token drawn from the logits of the last token evaluated, with settings of its own."""
-        with self._alive, self._session_lock:
-            position = self.session.position
+        with self.timeline() as timeline:
+            tokens = timeline.tokens
             # Each position has numbers of its own, else equal logits would give equal tokens.
-            seed = (seed + position) & (2**64 - 1)
+            seed = (seed + len(tokens)) & (2**64 - 1)
             sampler = Sampler(model, sampling, seed=seed, n_logprobs=None, logit_bias={})
-            sampler.accept([token for token in self._history[:position] if token >= 0])
+            sampler.accept([token for token in tokens if token >= 0])
             return self.session.sample(sampler)[0]

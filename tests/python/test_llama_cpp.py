@@ -1,4 +1,4 @@
-"""Code written for llama-cpp-python: its names, the shapes of its results, and 20 snippets."""
+"""Code written for llama-cpp-python: its names, the shapes of its results, and snippets."""
 
 from __future__ import annotations
 
@@ -36,8 +36,6 @@ ABSENT = {
     "eval_logits": "eval returns the logits",
     "logits_to_logprobs": "generate(logprobs=) gives them",
     "longest_token_prefix": "a helper of its own cache",
-    "save_state": "not yet",
-    "load_state": "not yet",
 }
 OTHER_PARAMETERS = {"generate": {"tokens"}, "embed": {"input", "return_count"}}
 
@@ -58,8 +56,9 @@ PRINTED = {
     15: r"\A(\d+) 2 \1\n\Z",
     16: r"\Anaïve café\nnaïve café\n\d+ \d+ \d+ -1 \d+\n\Z",
     17: r"\n0\n\Z",
-    18: r"\ATrue\n\Z",
-    19: r"\AMia .*\nBo ",
+    18: r"\A\d+ True\n\Z",
+    19: r"\ATrue\n\Z",
+    20: r"\AMia .*\nBo ",
 }
 
 
@@ -93,8 +92,8 @@ def test_snippets_run_with_only_the_import_changed(number: int) -> None:
     assert re.search(PRINTED.get(number, "."), shown.getvalue()), shown.getvalue()
 
 
-def test_there_are_twenty() -> None:
-    assert len(SNIPPETS) == 20
+def test_there_are_enough() -> None:
+    assert len(SNIPPETS) >= 20
     assert f"llama-cpp-python {API['version']}" in TEXT
 
 
