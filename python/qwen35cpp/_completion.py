@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -104,7 +104,7 @@ class _Frame:
     """What all chunks of one completion share."""
 
     def __init__(self, llama: Llama, model: str | None) -> None:
-        self._id = f"cmpl-{uuid.uuid4()}"
+        self._id = f"cmpl-{os.urandom(12).hex()}"
         self._created = int(time.time())
         self._model = model or Path(llama.model_path).name
 

@@ -230,6 +230,24 @@ def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:
     return whole
 
 
+def generate_tokens(engine: Engine, request: Request) -> Generator[int, Sequence[int] | None, None]:
+    """Yields the tokens of one answer; tokens sent in go behind the last. Holds a slot until then.
+
+    Unlike `draw` it yields stop tokens too when the request has none.
+    """
+    with engine.hold(request.tokens) as held:
+        decoding = Decoding(engine, held, request)
+        decoding.prefill()
+        while decoding.finish_reason is None:
+            token = decoding.draw()
+            if token is None:
+                return
+            with decoding.handed_out():
+                sent = yield token
+            if sent:
+                decoding.force(sent)
+
+
 def _next_piece(engine: Engine, request: Request, decoding: Decoding, text: Detokenizer) -> str:
     """Draws one token and returns the text that can be shown now."""
     token = decoding.draw()

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
-from ._handles import Drawn, Outputs, Sampler, Session
+from ._handles import Drawn, Model, Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
 from ._prefix import Mark, Markers, Plan, Timeline, Tree
 from ._prefix.tree import common_length
 from .errors import Cancelled, SessionClosed
+from .sampling import Sampling
 from .types import DraftStatistics
 
 if TYPE_CHECKING:
@@ -315,3 +316,13 @@ class Slot:
         """Goes back to a mark."""
         with self.timeline() as timeline:
             timeline.return_to(mark)
+
+    def sample_once(self, model: Model, sampling: Sampling, seed: int) -> int:
+        """A token drawn from the logits of the last token evaluated, with settings of its own."""
+        with self.timeline() as timeline:
+            tokens = timeline.tokens
+            # Each position has numbers of its own, else equal logits would give equal tokens.
+            seed = (seed + len(tokens)) & (2**64 - 1)
+            sampler = Sampler(model, sampling, seed=seed, n_logprobs=None, logit_bias={})
+            sampler.accept([token for token in tokens if token >= 0])
+            return self.session.decode((), sampler, (), 1)[0][0]

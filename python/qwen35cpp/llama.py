@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
-from . import _completion
 from ._bundled import tiny_path
-from ._compat import warn_ignored
+from ._compat import TokenSettings, token_sampling, warn_ignored
 from ._engine import Engine
-from ._generate import Request, TextStream, generate
+from ._generate import Request, TextStream, generate, generate_tokens
 from ._handles import DRAFTS, KV_TYPES, Model, Outputs
 from ._handles import Session as NativeSession
 from ._load import draft_sources, fitting, rope_factor
 from ._native import version
 from ._prefix.fingerprint import fingerprint
-from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
+from ._request import GenerateOptions, Progress, Prompt, Stop, draw_seed, prepare, utf8
 from .chat.methods import ChatMethods
 from .decisions.methods import DecisionMethods
 from .errors import ContextTooLong, FileError, InvalidArgument, ModelNotFound
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from ._completion import CompletionOptions
     from ._load import RopeScaling
     from ._prefix.disk import DiskCache
+    from ._tokenizer import Tokenizer
     from .session import Session, Snapshot
     from .vision import Budget, Picture, PicturePrompt, Preset, Source
 
@@ -201,6 +201,51 @@ class Llama(ChatMethods, DecisionMethods):
         """
         return cls(tiny_path(), **options)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        additional_files: Sequence[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_dir_use_symlinks: bool | Literal["auto"] = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        vision: bool = False,
+        **options: Any,
+    ) -> Llama:
+        """Opens a model of a hub, downloaded when it is not here (extra `[hub]`).
+
+        What is here is used without a look at the network. A download goes on where an earlier one
+        broke off, and is checked.
+
+        >>> Llama.from_pretrained("2b")
+        >>> Llama.from_pretrained("unsloth/Qwen3.5-2B-GGUF", "*q8_0.gguf", n_ctx=8192)
+
+        Args:
+            repo_id: OWNER/NAME, or without `filename` a name as the command line takes it: "2b",
+                "2b-q8_0", "OWNER/NAME:TYPE".
+            filename: a file of the repository or a pattern of fnmatch that one file matches.
+            additional_files: more GGUF files or patterns, such as "mmproj-F16.gguf".
+            local_dir: a folder to keep the files in, instead of the cache.
+            local_dir_use_symlinks: has no effect, as in the newer versions of huggingface_hub.
+            cache_dir: the cache; None is the hub's own, shared with other programs.
+            vision: get the vision tower too.
+            options: as for Llama.
+
+        Raises:
+            MissingExtra: huggingface_hub is not installed and the model is not here.
+            ModelNotFound: there is no such repository or file.
+            FileError: network or disk; what has arrived is kept for the next try.
+        """
+        from .hub.pretrained import pretrained
+
+        del local_dir_use_symlinks
+        found = pretrained(repo_id, filename, additional_files, local_dir, cache_dir, vision)
+        if found.mmproj is not None:
+            options.setdefault("mmproj", found.mmproj)
+        return cls(found.path, **options)
+
     # ---- generating -----------------------------------------------------------------------------
 
     @overload
@@ -327,6 +372,27 @@ class Llama(ChatMethods, DecisionMethods):
         card, own = recommended(self.info), self.seed if seed is None else seed
         return prepare(self._engine, tokens, card, self._end_tokens, own, **options)
 
+    def generate_tokens(
+        self,
+        tokens: Sequence[int],
+        *,
+        seed: int | None = None,
+        **settings: Unpack[TokenSettings],
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """Yields token ids behind `tokens` until the context is full: llama-cpp-python's generate.
+
+        The token that ends a text is yielded as any other: compare with `token_eos()` and leave the
+        loop. Tokens that the caller sends into the generator are put behind the last one.
+        """
+        request = prepare(
+            self._engine,
+            list(tokens),
+            token_sampling(self, settings),
+            frozenset(),
+            self.seed if seed is None else seed,
+        )
+        return generate_tokens(self._engine, request)
+
     @overload
     def create_completion(
         self,
@@ -354,6 +420,8 @@ class Llama(ChatMethods, DecisionMethods):
         Returns a Completion, or with `stream` an iterator of them. Sampling starts from the model
         card's values as in `generate`. Arguments without a meaning here warn once.
         """
+        from . import _completion
+
         return _completion.create(self, prompt, stream, options)
 
     # The call is the same function, so that its types are the same too.
@@ -371,15 +439,20 @@ class Llama(ChatMethods, DecisionMethods):
         *,
         pooling: Literal["mean", "last"] = "mean",
         normalize: bool = True,
+        truncate: bool = False,
         progress: Progress | None = None,
     ) -> Floats:
-        """Vectors of texts, float32 [n, hidden size], from the states after the last layer.
+        """Vectors of texts, from the states after the last layer.
 
-        `pooling` is the mean over the tokens or the last token's state. An empty text counts as the
-        end-of-text token. `progress` gets (texts done, texts in total).
+        Returns float32 [n, hidden size], for a single str float32 [hidden size]. `pooling` is the
+        mean over the tokens or the last token's state. An empty text counts as the end-of-text
+        token. `truncate` cuts what the context does not hold instead of raising ContextTooLong.
+        `progress` gets (texts done, texts in total).
         """
         items = [texts] if isinstance(texts, str) else list(texts)
         prompts = [self._prompt_tokens(item, False) or [self._empty_token()] for item in items]
+        if truncate:
+            prompts = [tokens[: self.n_ctx()] for tokens in prompts]
         for index, tokens in enumerate(prompts):
             if len(tokens) > self.n_ctx():
                 raise ContextTooLong(
@@ -387,7 +460,8 @@ class Llama(ChatMethods, DecisionMethods):
                 )
         from . import _embed
 
-        return _embed.embed(self._engine, prompts, pooling, normalize, progress)
+        vectors = _embed.embed(self._engine, prompts, pooling, normalize, progress)
+        return vectors[0] if isinstance(texts, str) else vectors
 
     def create_embedding(
         self,
@@ -395,6 +469,8 @@ class Llama(ChatMethods, DecisionMethods):
         model: str | None = None,
     ) -> EmbeddingResponse:
         """`embed` in the shape of OpenAI's API."""
+        from . import _completion
+
         return _completion.create_embedding(self, input, model)
 
     def eval(
@@ -416,6 +492,19 @@ class Llama(ChatMethods, DecisionMethods):
             want = b"\1" * rows if all_logits else None
             held.slot.eval(ids, Outputs(want=want, logits=logits), progress)
         return logits if all_logits else logits[0]
+
+    def sample(self, *, seed: int | None = None, **settings: Unpack[TokenSettings]) -> int:
+        """A token drawn from the logits of the last `eval`; it is not evaluated.
+
+        The penalties count every token evaluated.
+
+        Raises:
+            InvalidArgument: nothing was evaluated since the last reset.
+        """
+        start = draw_seed(self.seed if seed is None else seed)
+        sampling = token_sampling(self, settings)
+        with self._engine.hold_first() as held:
+            return held.slot.sample_once(self._engine.model, sampling, start)
 
     def reset(self) -> None:
         """Forgets every token evaluated, also those of the prefix cache in memory."""
@@ -472,14 +561,29 @@ class Llama(ChatMethods, DecisionMethods):
         del add_bos
         return self._engine.tokenize(utf8(text), special)
 
-    def detokenize(self, tokens: Iterable[int], special: bool = False) -> bytes:
-        """The bytes of tokens, possibly ending within a character; control tokens if `special`."""
+    def detokenize(
+        self,
+        tokens: Iterable[int],
+        prev_tokens: Sequence[int] | None = None,
+        special: bool = False,
+    ) -> bytes:
+        """The bytes of tokens, possibly ending within a character; control tokens if `special`.
+
+        `prev_tokens` has no effect: in this vocabulary no token depends on the one before it.
+        """
+        del prev_tokens
         pieces = (self._engine.token_bytes(token) for token in tokens)
         return b"".join(data for data, is_control in pieces if special or not is_control)
 
     def decode(self, tokens: Iterable[int], special: bool = False) -> str:
         """`detokenize` as text; bytes that form no character become U+FFFD."""
-        return self.detokenize(tokens, special).decode("utf-8", "replace")
+        return self.detokenize(tokens, special=special).decode("utf-8", "replace")
+
+    def tokenizer(self) -> Tokenizer:
+        """`tokenize` and `decode` as an object with `encode` and `decode`."""
+        from ._tokenizer import Tokenizer
+
+        return Tokenizer(self)
 
     # ---- the model ------------------------------------------------------------------------------
 
@@ -517,6 +621,23 @@ class Llama(ChatMethods, DecisionMethods):
     def token_eos(self) -> int:
         """The token that ends a turn, -1 when the file names none."""
         return self.info.eos_token
+
+    def token_bos(self) -> int:
+        """-1: this family has no token that begins a text."""
+        return -1
+
+    def token_nl(self) -> int:
+        """The token of a line break."""
+        return self.tokenize("\n")[-1]
+
+    def set_seed(self, seed: int | None) -> None:
+        """The seed of every call without one of its own; None draws a new one for each call."""
+        self.seed = seed
+
+    def set_cache(self, cache: object) -> None:
+        """For code written for llama-cpp-python: what was evaluated is kept anyway."""
+        del cache
+        warn_ignored("set_cache", {"cache": None})
 
     def close(self) -> None:
         """Frees the model; calls that run in other threads end with SessionClosed."""
@@ -575,6 +696,10 @@ def _existing(path: str | os.PathLike[str]) -> bytes:
     if not file.exists():
         nearby = sorted(file.parent.glob("*.gguf"))[:5] if file.parent.is_dir() else []
         hint = f"in that folder: {', '.join(f.name for f in nearby)}" if nearby else None
+        from .hub.names import parse
+
+        if parse(str(path)) is not None:
+            hint = f"Llama.from_pretrained({str(path)!r}) opens a model by its name"
         raise ModelNotFound(f"there is no file {str(file)!r}", hint=hint)
     return os.fsencode(file)
 

@@ -173,6 +173,8 @@ def test_doctor_knows_this_computer() -> None:
     report = json.loads(done.stdout)
     assert report["version"] == qwen35cpp.__version__
     assert report["cpu"]["isa"]
+    assert report["extras"]["video"] is True  # its package is one of those for the tests
+    assert "dev" not in report["extras"]
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
     assert report["models"]["0.8B"]["Q4_K_M"] < report["models"]["9B"]["BF16"]
     assert b"memory" in q35("doctor").stdout

@@ -98,6 +98,40 @@ def test_thinking_is_switched_and_json_gives_messages() -> None:
     assert "/retry" in done.stderr
 
 
+@pytest.fixture(autouse=True)
+def _history_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def test_lines_are_kept_and_completed(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").touch()
+    for keys, wanted in [
+        (b"/think maybe\n", "error: /think is on, off or auto, not 'maybe'"),
+        (b"\x1b[A\x1b[A\n", "error: /think is on"),  # up: the session before, up: before its end
+        (b"/und\t\n", "error: nothing was asked yet"),
+        (f"/image {tmp_path}/pho\tx\n".encode(), f"no file at {tmp_path}/photo.pngx"),
+    ]:
+        main, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qwen35cpp", "chat", "tiny"],
+            stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        )  # fmt: skip
+        os.close(terminal)
+        try:
+            _await(main, "> ")
+            os.write(main, keys)
+            _await(main, wanted)
+            os.write(main, b"/exit\n")
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(main)
+    history = tmp_path / "state" / "qwen35cpp" / "history"
+    assert "/think maybe\n" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+
+
 def test_ctrl_c_stops_the_answer_and_no_more(tiny_path: str) -> None:
     main, terminal = pty.openpty()
     # A random model ends when it happens to: an answer that was over before the signal is asked

@@ -15,7 +15,7 @@ def test_embed_gives_unit_vectors_of_float32(llama: Llama) -> None:
     assert vectors.shape == (4, llama.n_embd())
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
-    assert llama.embed("x").shape == (1, llama.n_embd())
+    assert llama.embed("x").shape == (llama.n_embd(),)
     assert llama.embed([]).shape == (0, llama.n_embd())
 
 
@@ -24,7 +24,7 @@ def test_a_vector_depends_on_its_text_alone(llama: Llama, pooling: str) -> None:
     together = llama.embed(TEXTS, pooling=pooling)  # type: ignore[arg-type]
     reverse = llama.embed(TEXTS[::-1], pooling=pooling)[::-1]  # type: ignore[arg-type]
     llama.generate("something else", max_tokens=3)
-    alone = np.concatenate([llama.embed(text, pooling=pooling) for text in TEXTS])  # type: ignore[arg-type]
+    alone = np.stack([llama.embed(text, pooling=pooling) for text in TEXTS])  # type: ignore[arg-type]
     assert np.array_equal(together, reverse)
     assert np.array_equal(together, alone)
     assert len({vector.tobytes() for vector in together}) == len(TEXTS)
@@ -51,7 +51,7 @@ def test_a_text_longer_than_a_batch_is_embedded_whole(tiny_path: str) -> None:
 
 def test_an_empty_text_is_the_end_of_text_token(llama: Llama) -> None:
     end = llama.tokenize("<|endoftext|>", special=True)
-    assert np.array_equal(llama.embed(""), llama.embed([end]))
+    assert np.array_equal(llama.embed(""), llama.embed([end])[0])
 
 
 def test_a_text_beyond_the_context_is_named(tiny_path: str) -> None:
@@ -59,6 +59,8 @@ def test_a_text_beyond_the_context_is_named(tiny_path: str) -> None:
         with pytest.raises(ContextTooLong, match=r"text 1 has \d+ tokens.*holds 16"):
             llama.embed(["short", "a long text that has more tokens than that"])
         assert llama.embed([[65] * 16]).shape == (1, llama.n_embd())
+        cut = llama.embed([[65] * 20], truncate=True)
+        assert np.array_equal(cut, llama.embed([[65] * 16]))
 
 
 def test_an_unknown_pooling_is_refused(llama: Llama) -> None:
@@ -78,5 +80,5 @@ def test_create_embedding_has_the_shape_of_the_api(llama: Llama) -> None:
     response = llama.create_embedding(input=["Hello", "world"])
     assert response["object"] == "list"
     assert [item.index for item in response.data] == [0, 1]
-    assert response.data[1].embedding == pytest.approx(llama.embed("world")[0].tolist())
+    assert response.data[1].embedding == pytest.approx(llama.embed("world").tolist())
     assert response.usage.prompt_tokens == len(llama.tokenize("Hello") + llama.tokenize("world"))

@@ -15,20 +15,21 @@ NAMES = [
     "AnswerInvalid", "AsyncLlama", "AsyncStream", "CallDelta", "Cancelled", "ChatChunk",
     "ChatCompletion", "ChatCompletionChunk", "ChatStream", "ChatText", "Chunk", "Completion",
     "ContextTooLong", "CpuNotSupported", "Decision", "EmbeddingResponse", "Field", "FileError",
-    "ForkedProcess", "ImageInvalid", "InternalError", "InvalidArgument", "Label", "Llama", "Mapped",
-    "Media", "MissingExtra", "ModelInfo", "ModelInvalid", "ModelNotFound", "ModelUnsupported",
-    "NotEnoughMemory", "NotSupported", "Qwen35Error", "Ranked", "Rendered", "Sampling",
-    "SchemaError", "Score", "Session", "SessionBusy", "SessionClosed", "Snapshot", "StateInvalid",
-    "Text", "TextStream", "Timings", "TokenLogprob", "ToolCall", "Usage", "VisionInfo",
-    "VisionMissing", "function_schema", "recommended", "system_info", "version",
+    "ForkedProcess", "ImageInvalid", "InternalError", "InvalidArgument", "Label", "Llama",
+    "Mapped", "Media", "MissingExtra", "ModelInfo", "ModelInvalid", "ModelNotFound",
+    "ModelUnsupported", "NotEnoughMemory", "NotSupported", "Qwen35Error", "Ranked", "Rendered",
+    "Sampling", "SchemaError", "Score", "Session", "SessionBusy", "SessionClosed", "Snapshot",
+    "StateInvalid", "Text", "TextStream", "Timings", "TokenLogprob", "ToolCall", "Usage",
+    "VisionInfo", "VisionMissing", "function_schema", "recommended", "system_info", "version",
 ]  # fmt: skip
 LLAMA = [
     "cancel", "chat", "classify", "close", "context_memory", "create_chat_completion",
     "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decide",
-    "decider", "decode", "detokenize", "embed", "eval", "extract", "generate", "info", "load_state",
-    "locate", "map", "metadata", "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "rank",
-    "render_chat", "reset", "run_tools", "save_state", "score", "session", "tiny", "token_eos",
-    "tokenize",
+    "decider", "decode", "detokenize", "embed", "eval", "extract", "from_pretrained",
+    "generate", "generate_tokens", "info", "load_state", "locate", "map", "metadata", "n_ctx",
+    "n_embd", "n_threads", "n_tokens", "n_vocab", "rank", "render_chat", "reset", "run_tools",
+    "sample", "save_state", "score", "session", "set_cache", "set_seed", "tiny", "token_bos",
+    "token_eos", "token_nl", "tokenize", "tokenizer",
 ]  # fmt: skip
 
 
@@ -104,8 +105,15 @@ def test_records_are_dictionaries_with_attributes() -> None:
         _ = record.usage
 
 
-def test_importing_loads_neither_numpy_nor_pil_nor_chat() -> None:
-    heavy = {"numpy", "PIL", "argparse", "cffi", "qwen35cpp.chat.model"}
-    code = f"import sys, qwen35cpp; print({heavy} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import qwen35cpp", {"numpy", "PIL", "argparse", "cffi", "uuid", "qwen35cpp.chat.model"}),
+        ("from qwen35cpp import Llama; Llama.tiny().chat('hi', max_tokens=1)", {"numpy", "PIL"}),
+        ("from qwen35cpp import cli; cli.build_parser()", {"numpy", "statistics", "http"}),
+    ],
+)
+def test_what_is_heavy_is_loaded_when_it_is_needed(code: str, heavy: set[str]) -> None:
+    code = f"import sys; {code}; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -38,6 +38,7 @@ def folder(
     for number, name in enumerate(("before.png", "a.png", "b.png", "receipt.jpg")):
         Image.new("RGB", (64, 96), (40 * number, 90, 200)).save(tmp_path / name)
     film(tmp_path / "clip.mp4", seconds=2)
+    (tmp_path / "notes.txt").write_text("one\ntwo\n")
     (tmp_path / "tickets.csv").write_text("id,text\n1,I paid twice.\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -56,12 +57,14 @@ def test_python_snippets_run(folder: Path) -> None:
         assert done.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "chat", "decide", "info", "verify", "bench", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["run", "chat", "decide", "map", "embed", "info", "verify", "bench", "doctor"]
+)
 def test_commands_run(folder: Path, name: str) -> None:
     commands = re.findall(rf"(?:^|[\s/;])qwen35cpp ({name}\b[^;#`\n]*)", "".join(blocks("sh")))
     assert commands
     for command in commands:
-        extra = ["--max-tokens", "2"] if name == "run" else []
+        extra = ["--max-tokens", "2"] if name in ("run", "map") else []
         done = subprocess.run(
             [sys.executable, "-m", "qwen35cpp", *shlex.split(command), *extra],
             capture_output=True,

@@ -32,8 +32,8 @@ What turns out to be no call is handed back as text.
 from __future__ import annotations
 
 import json
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +167,7 @@ class _Call:
     def __init__(self, parameters: Mapping[str, Schema], index: int, *, bare: bool) -> None:
         self._parameters = parameters
         self._index, self._bare = index, bare
-        self._id = f"call_{uuid.uuid4().hex[:24]}"
+        self._id = f"call_{os.urandom(12).hex()}"
         self._text = ""
         self._at = 0  # everything before is read
         self._scan = 0  # tags before are known not to end the value

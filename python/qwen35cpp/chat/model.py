@@ -82,12 +82,16 @@ class ChatModel:
 
     def _expand(self, budget: Budget | Preset) -> Expand:
         """Decodes pictures and resizes them to the budget when they are rendered."""
-        from ..vision import Picture, budget_of, video_parts
+        if budget != "default":  # one that does not exist is an error without pictures too
+            from ..vision import budget_of
 
-        sizes = budget_of(budget)
-        preset = budget if isinstance(budget, str) else "default"
+            budget_of(budget)
 
         def expand(medium: Medium) -> Sequence[tuple[str, Picture]]:
+            from ..vision import Picture, budget_of, video_parts  # not for text: it takes numpy
+
+            sizes = budget_of(budget)
+            preset = budget if isinstance(budget, str) else "default"
             self._engine.tower()  # a missing tower is said before pictures are decoded
             if medium.kind == "video":
                 return video_parts(medium.source, preset)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
-import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -277,7 +277,7 @@ class _Frame:
 
     def __init__(self, model: str) -> None:
         self._shared = {
-            "id": f"chatcmpl-{uuid.uuid4()}",
+            "id": f"chatcmpl-{os.urandom(12).hex()}",
             "created": int(time.time()),
             "model": model,
         }
@@ -370,7 +370,7 @@ def _logprobs(entries: Sequence[TokenLogprob] | None) -> Record | None:
     for entry in entries:
         best = [_logprob(other) for other in entry.top]
         content.append(Record(_logprob(entry), top_logprobs=best))
-    return Record(content=content)
+    return Record(content=content, refusal=None)
 
 
 def _logprob(entry: TokenLogprob) -> Record:

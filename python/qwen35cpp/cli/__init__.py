@@ -13,8 +13,22 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import Qwen35Error
-from . import bench, chat, decide, doctor, files, fit, info, run
+from . import (
+    bench,
+    chat,
+    completion,
+    decide,
+    doctor,
+    embed,
+    files,
+    fit,
+    get,
+    info,
+    map_rows,
+    run,
+)
 from ._common import report
+from ._names import find_model
 
 FAILURE, INTERRUPTED = 1, 130
 
@@ -29,16 +43,23 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-    for module in (run, chat, decide, bench, info, fit, doctor, files):
+    modules = (
+        run, chat, decide, map_rows, embed, get, bench, info, fit, doctor, files, completion,
+    )  # fmt: skip
+    for module in modules:
         module.add(commands, common)
     return parser
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments in any order: argparse itself takes an optional prompt before all options only."""
+    """Arguments in any order: argparse takes those that may be absent before all options only."""
     args, rest = parser.parse_known_args(argv)
-    if len(rest) == 1 and not rest[0].startswith("-") and getattr(args, "prompt", "") is None:
+    free = all(word == "-" or not word.startswith("-") for word in rest)
+    if free and len(rest) == 1 and getattr(args, "prompt", "") is None:
         args.prompt = rest.pop()
+    elif free and "files" in args:
+        args.files += rest
+        rest = []
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return args
@@ -60,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_usage(sys.stderr)
         return 2
     try:
+        if getattr(args, "find_model", False):
+            find_model(args)
         return int(args.run(args))
     except KeyboardInterrupt:
         return INTERRUPTED

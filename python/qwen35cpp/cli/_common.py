@@ -6,10 +6,7 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from .._bundled import TINY, TINY_FILE
 
 if TYPE_CHECKING:
     from ..chat.conversation import ChatStream
@@ -27,16 +24,19 @@ def positive(text: str) -> int:
     return value
 
 
-def model_file(text: str) -> str:
-    """An argparse type: the path of a model; "tiny" is the one that comes with the package."""
-    return str(TINY_FILE) if text == TINY and not Path(text).exists() else text
+def add_model_file(parser: argparse.ArgumentParser) -> None:
+    """The argument of every command that reads a model's file; _names.py finds it."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a GGUF file, a name such as 2b or 2b-q8_0 (see get), or tiny: the bundled model",
+    )
+    parser.set_defaults(find_model=True)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that opens a model."""
-    parser.add_argument(
-        "model", type=model_file, metavar="MODEL", help="a GGUF file, or tiny: the bundled model"
-    )
+    add_model_file(parser)
     parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads to use")
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._native import Machine, measure
-from ..llama import Llama
 from ._common import Commands, add_draft, add_kv, add_model, human_bytes, positive, print_json
+
+if TYPE_CHECKING:
+    from .._native import Machine
+    from ..llama import Llama
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -40,11 +41,20 @@ class Result:
     @property
     def median(self) -> float:
         """The middle of the rates."""
-        return statistics.median(self.rates)
+        return _middle(self.rates)
+
+
+def _middle(rates: list[float]) -> float:
+    from statistics import median  # takes longer to import than the other commands altogether
+
+    return median(rates)
 
 
 def run(args: argparse.Namespace) -> int:
     """Does the work."""
+    from .._native import measure
+    from ..llama import Llama
+
     depth = args.depth or 1
     n_ctx = max(args.prompt, depth + args.generate) + 1
     with Llama(
@@ -83,7 +93,7 @@ def _prefill(llama: Llama, n: int, repeat: int) -> Result:
     info = llama.info
     head = info.n_vocab * info.n_embd  # of the last token only
     per_token = info.step_macs - head * (1 - 1 / n)
-    return Result(f"pp{n}", rates, 0.0, 2e-9 * per_token * statistics.median(rates))
+    return Result(f"pp{n}", rates, 0.0, 2e-9 * per_token * _middle(rates))
 
 
 def _decode(llama: Llama, depth: int, n: int, repeat: int) -> Result:
@@ -96,7 +106,7 @@ def _decode(llama: Llama, depth: int, n: int, repeat: int) -> Result:
         rates.append(n / text.timings.decode_seconds)
         drafted += text.timings.drafted_tokens
         accepted += text.timings.accepted_tokens
-    rate = statistics.median(rates)
+    rate = _middle(rates)
     info = llama.info
     name = f"tg{n}" if depth == 1 else f"tg{n}@{depth}"
     # With drafts one reading of the weights gives several tokens.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,8 @@ from ._common import (
     report,
     show_chat,
 )
+from ._editing import edit_lines
+from ._files import replacing
 
 if TYPE_CHECKING:
     from ..chat.answer import ChatText
@@ -77,7 +77,7 @@ class _Chat:
     def loop(self) -> int:
         """Reads lines until the end."""
         if self._person:
-            _edit_lines()
+            edit_lines([f"/{name}" for name in (*_COMMANDS, "exit")])
             self._note("Type a message; /help lists the commands.")
         failed = False
         while True:
@@ -204,8 +204,8 @@ class _Chat:
         self._messages = [m for m in self._messages[:1] if m["role"] == "system"]
 
     def _save(self, name: str) -> None:
-        text = json.dumps(self._messages, ensure_ascii=False, indent=1) + "\n"
-        _write_atomically(_path(name), text)
+        with replacing(_path(name)) as file:
+            file.write(json.dumps(self._messages, ensure_ascii=False, indent=1) + "\n")
 
     def _load(self, name: str) -> None:
         try:
@@ -232,12 +232,6 @@ _COMMANDS = {
 }
 
 
-def _edit_lines() -> None:
-    """Arrow keys and history, where the system has the module."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - importing it is what turns it on
-
-
 def _path(name: str) -> Path:
     if not name:
         raise InvalidArgument("the name of a file is missing")
@@ -249,16 +243,3 @@ def _readable(name: str) -> Path:
     if not path.is_file():
         raise FileError(f"no file at {path}")
     return path
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or leaves what was there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import struct
+from importlib import metadata
 from typing import Any
 
 from .. import _native
@@ -23,6 +25,7 @@ _WEIGHTS = {
 _CACHE = {"0.8B": (12_288, 20_201_472), "2B": (12_288, 20_201_472)}
 _LARGE_CACHE = (32_768, 52_690_944)  # 4B, 9B
 _CONTEXT = 8192  # tokens in the estimate
+_FOR_DEVELOPERS = {"test", "reference", "dev"}  # extras that give users no feature
 _WORKING = 200_000_000  # interpreter, vocabulary and scratch of a 512-token batch
 
 
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         "bits": 8 * struct.calcsize("P"),
         "cpu": _native.system_info(),
         "usable_cores": _usable_cores(),
+        "extras": extras(),
         "memory": {"total": total, "available": available},
         "models": {
             size: {kind: _need(size, kind) for kind in kinds} for size, kinds in _WEIGHTS.items()
@@ -58,6 +62,28 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def extras() -> dict[str, bool]:
+    """The optional features by the name of their extra, and whether their packages are here."""
+    found: dict[str, bool] = {}
+    try:
+        requirements = metadata.requires("qwen35cpp") or []
+    except metadata.PackageNotFoundError:  # a source tree on the path
+        return found
+    for requirement in requirements:
+        match = re.fullmatch(r"([\w.-]+)[^;]*;.*extra == ['\"]([\w-]+)['\"]\)?", requirement)
+        if match and match[2] not in _FOR_DEVELOPERS:
+            found[match[2]] = found.get(match[2], True) and _installed(match[1])
+    return dict(sorted(found.items()))
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _need(size: str, kind: str) -> int:
     per_token, state = _CACHE.get(size, _LARGE_CACHE)
     return _WEIGHTS[size][kind] + per_token * _CONTEXT + state + _WORKING
@@ -68,6 +94,9 @@ def _print(report: dict[str, Any]) -> None:
     cpu = report["cpu"]
     print(f"cpu       kernels {cpu.get('isa', '?')}, features {cpu.get('features', '?')}")
     print(f"cores     {cpu.get('cores', '?')} physical, {report['usable_cores']} usable")
+    shown = [f"{name} {'+' if here else '-'}" for name, here in report["extras"].items()]
+    if shown:
+        print(f"extras    {', '.join(shown)} (+ installed; pip install 'qwen35cpp[NAME]')")
     total, available = report["memory"]["total"], report["memory"]["available"]
     print(f"memory    {human_bytes(available)} available of {human_bytes(total)}")
     print(f"\nmemory for a model with {_CONTEXT} tokens of context (+ fits now, - does not):\n")

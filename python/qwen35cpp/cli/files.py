@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._common import Commands, Progress, model_file, print_json
+from ._common import Commands, Progress, add_model_file, print_json
 
 _PROBLEMS = 1  # the exit code of `verify` when it finds any
 
@@ -44,7 +44,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     quantize.set_defaults(run=run_quantize)
 
     verify = commands.add_parser("verify", parents=[common], help="check a GGUF file")
-    verify.add_argument("source", type=model_file, metavar="FILE", help="a GGUF file, or tiny")
+    add_model_file(verify)
     verify.set_defaults(run=run_verify)
 
 
@@ -94,9 +94,9 @@ def run_verify(args: argparse.Namespace) -> int:
     """Lists the problems of a file; fails when there are any."""
     from ..convert import verify
 
-    problems = verify(args.source)
+    problems = verify(args.model)
     if args.json:
-        print_json({"file": args.source, "problems": problems})
+        print_json({"file": args.model, "problems": problems})
     else:
-        print("\n".join(problems) or f"{args.source}: no problems found")
+        print("\n".join(problems) or f"{args.model}: no problems found")
     return _PROBLEMS if problems else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotFound
-from ._common import Commands, human_bytes, model_file, print_json
+from ._common import Commands, add_model_file, human_bytes, print_json
 
 _LONGEST_VALUE = 100  # characters of a metadata value to show
 
@@ -16,7 +16,7 @@ _LONGEST_VALUE = 100  # characters of a metadata value to show
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Adds the command."""
     parser = commands.add_parser("info", parents=[common], help="show what a file holds")
-    parser.add_argument("model", type=model_file, metavar="FILE", help="a GGUF file, or tiny")
+    add_model_file(parser)
     parser.set_defaults(run=run)
 
 
