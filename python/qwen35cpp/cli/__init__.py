@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import Qwen35Error
-from . import bench, chat, doctor, files, info, run
+from . import bench, chat, doctor, files, info, run, serve
 from ._common import report
 
 FAILURE, INTERRUPTED = 1, 130
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-    for module in (run, chat, bench, info, doctor, files):
+    for module in (run, chat, serve, bench, info, doctor, files):
         module.add(commands, common)
     return parser
 

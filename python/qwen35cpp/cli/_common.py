@@ -112,7 +112,7 @@ def picture_parts(args: argparse.Namespace) -> list[dict[str, str]]:
     return parts + [{"type": "video", "video": path} for path in args.video or ()]
 
 
-def open_llama(args: argparse.Namespace) -> Llama:
+def open_llama(args: argparse.Namespace, **more: Any) -> Llama:
     """The model that add_model, add_generation and add_pictures describe."""
     from ..llama import Llama
 
@@ -122,6 +122,7 @@ def open_llama(args: argparse.Namespace) -> Llama:
         n_threads=args.threads,
         kv_type=args.kv,
         mmproj=args.mmproj,
+        **more,
     )
 
 
