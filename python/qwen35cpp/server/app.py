@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -153,10 +154,11 @@ class _Server:
         chunks = request.stream()
         while True:
             try:
-                part = await asyncio.wait_for(chunks.__anext__(), self._settings.body_idle)
+                with anyio.fail_after(self._settings.body_idle):
+                    part = await chunks.__anext__()
             except StopAsyncIteration:
                 return b"".join(parts)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise HttpError(408, "the request did not arrive", code="timeout") from None
             size += len(part)
             if size > most:

@@ -182,4 +182,7 @@ def _prompts(value: str | list[Any], where: str, most: int) -> list[str | list[i
         value = [value]
     if len(value) > most:
         raise bad(f"{where}: at most {most}", where)
-    return msgspec.convert(value, list[str | Tokens])
+    try:
+        return msgspec.convert(value, list[str | Tokens])
+    except msgspec.ValidationError:
+        raise bad(f"{where} must be a text, token ids or a list of these", where) from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from .errors import HttpError, as_http_error
@@ -55,24 +55,25 @@ class Reply:
         """Works and sends."""
         del scope
 
-        async def gone() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
         async def patient(message: Message) -> None:
-            await asyncio.wait_for(send(message), self._stalled)
+            with anyio.fail_after(self._stalled):
+                await send(message)
 
-        tasks = {asyncio.ensure_future(self._answer(patient)), asyncio.ensure_future(gone())}
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        # anyio and not asyncio.wait_for, which may swallow a cancellation before Python 3.12.
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            await self._answer(patient)
+            tasks.cancel_scope.cancel()
 
     async def _answer(self, send: Send) -> None:
         # OSError: the client left. TimeoutError: it takes nothing any more.
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
+        with contextlib.suppress(OSError, TimeoutError):
             try:
                 async with self._jobs.run(self._work) as job:
                     first = await job.next()
@@ -80,9 +81,9 @@ class Reply:
                         await self._send_events(job, first, send)
                     else:
                         await send_json(send, 200, first)
-            except (OSError, asyncio.TimeoutError, asyncio.CancelledError):
+            except (OSError, TimeoutError):
                 raise
-            except BaseException as error:
+            except Exception as error:
                 await self._send_error(as_http_error(error), send)
 
     async def _send_events(self, job: Job, first: Event, send: Send) -> None:
@@ -100,13 +101,13 @@ class Reply:
             await send({"type": "http.response.body", "body": data, "more_body": not ended})
             if ended:
                 return
-            try:
-                data = as_event(await asyncio.wait_for(job.next(), _KEEP_ALIVE))
-            except asyncio.TimeoutError:
-                data = b": still at work\n\n"
-            except StopAsyncIteration:
-                await send({"type": "http.response.body", "body": b""})
-                return
+            data = b": still at work\n\n"
+            with anyio.move_on_after(_KEEP_ALIVE):
+                try:
+                    data = as_event(await job.next())
+                except StopAsyncIteration:
+                    await send({"type": "http.response.body", "body": b""})
+                    return
 
     async def _send_error(self, error: HttpError, send: Send) -> None:
         if self._begun:
