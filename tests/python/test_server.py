@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import re
 import signal
 import socket
@@ -443,3 +445,115 @@ def test_pictures_are_shown_to_the_model(client: Any) -> None:
     refused = client.post(CHAT, json=image({"url": "data:image/png;base64," + "A" * (28 << 20)}))
     assert refused.status_code == 400
     assert time.monotonic() - started < 20
+
+
+# ---- anything at all ----------------------------------------------------------------------------
+
+TOOL_CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+VALID: list[tuple[str, dict[str, Any]]] = [
+    (
+        CHAT,
+        {
+            "messages": [
+                {"role": "system", "content": "x"},
+                {"role": "user", "content": [{"type": "text", "text": "x"}]},
+                {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]},
+                {"role": "tool", "tool_call_id": "a", "content": "x"},
+            ],
+            "tools": [TOOL],
+            "tool_choice": "auto",
+            "max_tokens": 1,
+            "stop": ["x"],
+            "logit_bias": {"1": 1.0},
+            "logprobs": True,
+            "top_logprobs": 1,
+            "stream_options": {"include_usage": True},
+            "response_format": {"type": "text"},
+            "chat_template_kwargs": {"enable_thinking": False},
+            "seed": 1,
+            "n": 1,
+        },
+    ),
+    ("/v1/completions", {"prompt": ["x", [1, 2]], "max_tokens": 1, "logprobs": 1, "echo": True}),
+    ("/v1/embeddings", {"input": ["x"], "encoding_format": "float", "dimensions": 2}),
+    (
+        "/v1/responses",
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+                {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "x"}]},
+                {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "a", "output": "x"},
+            ],
+            "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+            "tool_choice": {"type": "function", "name": "f"},
+            "text": {"format": {"type": "text"}},
+            "reasoning": {"effort": "none"},
+            "include": ["message.output_text.logprobs"],
+            "max_output_tokens": 1,
+        },
+    ),
+    (
+        "/v1/messages",
+        {
+            "system": [{"type": "text", "text": "x"}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x"}]},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "x", "signature": ""},
+                        {"type": "tool_use", "id": "a", "name": "f", "input": {}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "a",
+                            "content": [{"type": "text", "text": "x"}],
+                        }
+                    ],
+                },
+            ],
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "auto"},
+            "thinking": {"type": "enabled", "budget_tokens": 1},
+            "output_config": {"effort": "low"},
+            "max_tokens": 1,
+        },
+    ),
+]
+ODD = [None, True, -1, 0, 10**30, 1e308, "", "x", "\ud800", [], {}, [None], {"a": 1}, [[[]]]]
+
+
+def mutated(rng: random.Random, value: Any) -> Any:
+    """The value with one part replaced, removed or doubled."""
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.85:
+        copy: Any = value.copy()
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        if rng.random() < 0.1:
+            del copy[key]
+        elif rng.random() < 0.1 and isinstance(value, list):
+            copy.append(value[key])
+        else:
+            copy[key] = mutated(rng, value[key])
+        return copy
+    return rng.choice(ODD)
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(2000, marks=pytest.mark.long)])
+def test_odd_values_are_answered_or_refused(client: Any, count: int) -> None:
+    for path, body in VALID:
+        assert client.post(path, json=body).status_code == 200, path
+        rng = random.Random(path)
+        for _ in range(count):
+            odd = mutated(rng, body)
+            content = json.dumps(odd)
+            response = client.post(
+                path, content=content, headers={"content-type": "application/json"}
+            )
+            assert response.status_code in (200, 400), (path, content, response.text)
+            if response.status_code == 400:
+                assert response.json()["error"]["message"], content

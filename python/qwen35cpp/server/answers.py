@@ -103,7 +103,10 @@ def text_of(parts: Any, where: str) -> str:
     """A text given as a string or as parts of text."""
     if isinstance(parts, str):
         return parts
-    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts or ()]
-    if not isinstance(parts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise bad(f"{where} must be a text or a list of text parts", where)
-    return "".join(text for text in texts if isinstance(text, str))
+    refusal = bad(f"{where} must be a text or a list of text parts", where)
+    if not isinstance(parts, Sequence):
+        raise refusal
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise refusal
+    return "".join(map(str, texts))
