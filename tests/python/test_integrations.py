@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -49,3 +50,15 @@ def test_the_snippets_run(url: str, title: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.search("dog|http", done.stdout)
+
+
+@pytest.mark.long
+def test_llm_answers_through_the_server(url: str, tmp_path: Path) -> None:
+    pytest.importorskip("llm")
+    (found,) = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "extra-openai-models.yaml").write_text(found.replace(ADDRESS, url))
+    command = [sys.executable, "-m", "llm", "-m", "qwen35", "Tell me a story about a dog."]
+    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "dog" in done.stdout

@@ -167,6 +167,8 @@ def image(source: Any) -> dict[str, Any]:
         (CHAT, {**SHORT, "logit_bias": {"99999999": 1}}, "token"),
         (CHAT, {"messages": [{"role": "wizard", "content": "x"}]}, "role"),
         (CHAT, {"messages": [{"role": "user", "content": "dog " * 9000}]}, "tokens"),
+        (CHAT, {"messages": [{"role": "user", "content": "dog " * 500_000}]}, "longer than"),
+        ("/v1/completions", {"prompt": "dog " * 500_000}, "longer than"),
         (CHAT, asks(*[IMAGE] * 17), "at most 16"),
         (CHAT, image({"url": "/etc/passwd"}), "data: URLs"),
         (CHAT, image({"url": "file:///etc/passwd"}), "data: URLs"),
@@ -543,17 +545,31 @@ def mutated(rng: random.Random, value: Any) -> Any:
     return rng.choice(ODD)
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(2000, marks=pytest.mark.long)])
-def test_odd_values_are_answered_or_refused(client: Any, count: int) -> None:
-    for path, body in VALID:
-        assert client.post(path, json=body).status_code == 200, path
-        rng = random.Random(path)
-        for _ in range(count):
-            odd = mutated(rng, body)
-            content = json.dumps(odd)
-            response = client.post(
-                path, content=content, headers={"content-type": "application/json"}
-            )
-            assert response.status_code in (200, 400), (path, content, response.text)
-            if response.status_code == 400:
-                assert response.json()["error"]["message"], content
+@pytest.mark.parametrize("count", [25, pytest.param(1000, marks=pytest.mark.long)])
+def test_odd_values_are_answered_or_refused(count: int) -> None:
+    # A small context: some of the values take the limit off the answer.
+    with (
+        Llama.tiny(n_ctx=512, n_threads=1) as llama,
+        serving(llama, Settings(port=0)) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        for path, body in VALID:
+            assert client.post(path, json=body).status_code == 200, path
+            rng = random.Random(path)
+            for _ in range(count):
+                content = json.dumps(mutated(rng, body))
+                headers = {"content-type": "application/json"}
+                response = client.post(path, content=content, headers=headers)
+                assert response.status_code in (200, 400), (path, content, response.text)
+                if response.status_code == 400:
+                    assert response.json()["error"]["message"], content
+
+
+def test_a_missing_package_is_named() -> None:
+    code = (
+        "import sys; sys.modules['starlette'] = None; from qwen35cpp.cli import main; "
+        "sys.exit(main(['serve', 'tiny']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'pip install "qwen35cpp[server]"' in done.stderr

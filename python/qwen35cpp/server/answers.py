@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import msgspec
 from ..chat.answer import ChatText
 from ..chat.conversation import ChatRequest, ChatStream
 from ..chat.openai import chat_requests
+from ..errors import ContextTooLong
 from ..llama import Llama
 from ..types import Text
 from .errors import bad
@@ -23,6 +24,8 @@ Objects = list[dict[str, Any]]
 Limit = Annotated[int, msgspec.Meta(ge=-1)]  # of tokens; 0 and -1: until the context is full
 Stops = str | list[str] | None
 
+_LONG, _PIECE = 1 << 20, 1 << 18  # characters
+_CUT = 64  # tokens that a piece may have more because it was cut
 _MOST_STOPS, _LONGEST_STOP, _MOST_TOOLS = 16, 256, 128
 
 
@@ -73,10 +76,28 @@ class Context:
         self, job: Job | None, messages: Objects, options: Mapping[str, Any]
     ) -> list[ChatRequest]:
         """Checked requests, one for each answer."""
-        check_options(options)
-        check_media(messages, self.settings.max_images)
+        self.check(messages, options)
         watched = dict(options) if job is None else job.stop.watched(dict(options))
         return chat_requests(self.llama, messages, watched)
+
+    def check(self, messages: Objects, options: Mapping[str, Any]) -> None:
+        """Limits of a chat."""
+        check_options(options)
+        check_media(messages, self.settings.max_images)
+        self.check_length(messages)
+
+    def check_length(self, prompt: Any) -> None:
+        """Refuses a prompt that is far too long, before it takes memory as tokens."""
+        texts = list(_texts(prompt))
+        if sum(map(len, texts)) < _LONG:
+            return
+        count, most = 0, self.llama.n_ctx()
+        for text in texts:
+            for start in range(0, len(text), _PIECE):
+                piece = self.llama.tokenize(text[start : start + _PIECE])
+                count += max(len(piece) - _CUT, 0)
+                if count > most:
+                    raise ContextTooLong(f"the prompt is longer than the context of {most} tokens")
 
     def answer(self, request: ChatRequest) -> ChatStream:
         """The answer to a request."""
@@ -97,6 +118,19 @@ class Context:
         text = stream.drain()
         self.count(text)
         return text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, wherever they stand; pictures are none."""
+    if isinstance(value, str):
+        if value[:5].lower() != "data:":
+            yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, Sequence):
+        for each in value:
+            yield from _texts(each)
 
 
 def text_of(parts: Any, where: str) -> str:

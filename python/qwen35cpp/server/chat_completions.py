@@ -12,10 +12,9 @@ from ..chat import openai
 from ..chat.answer import ChatText
 from ..chat.conversation import ChatStream
 from ..types import Record
-from .answers import Body, Context, Limit, Objects, Stops, check_options, given
+from .answers import Body, Context, Limit, Objects, Stops, given
 from .errors import HttpError, openai_error
 from .jobs import Event, Job
-from .media import check_media
 
 _PROGRESS_PAUSE = 0.2  # seconds between two reports
 
@@ -86,8 +85,6 @@ def chat_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterator[E
     if body.repetition_penalty is not None:
         options.setdefault("repeat_penalty", body.repetition_penalty)
     options["model"] = context.name
-    check_options(options)
-    check_media(body.messages, context.settings.max_images)
     if not body.stream:
         return lambda job: _whole(context, job, body.messages, options), False
     include_usage = bool((body.stream_options or {}).get("include_usage"))
@@ -101,6 +98,8 @@ def chat_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterator[E
 def _whole(
     context: Context, job: Job, messages: Objects, options: dict[str, Any]
 ) -> Iterator[Event]:
+    context.check(messages, options)
+
     def drain(stream: ChatStream) -> ChatText:
         text = job.stop.drain(stream)
         context.count(text)
@@ -112,6 +111,7 @@ def _whole(
 def _stream(
     context: Context, job: Job, body: ChatBody, options: dict[str, Any], include_usage: bool
 ) -> Iterator[Event]:
+    context.check(body.messages, options)
     if body.return_progress:
         options = {**options, "progress": _reporter(job, context.name)}
     chosen = {**job.stop.watched(options), "stream_options": {"include_usage": True}}

@@ -84,6 +84,7 @@ def _whole(context: Context, job: Job, calls: list[tuple[Any, dict[str, Any]]]) 
 
     whole: Any = None
     for index, (prompt, options) in enumerate(calls):
+        context.check_length(prompt)
         part: Any = _completion.create(
             context.llama, prompt, False, job.stop.watched(options), drain
         )
@@ -103,6 +104,7 @@ def _stream(
     usage: dict[str, int] = {}
     shared: dict[str, Any] = {}
     for index, (prompt, options) in enumerate(calls):
+        context.check_length(prompt)
         chosen = {**job.stop.watched(options), "stream_options": {"include_usage": True}}
         chunks: Any = _completion.create(context.llama, prompt, True, chosen)
         for chunk in chunks:
@@ -143,6 +145,8 @@ def embedding_work(context: Context, data: bytes) -> Callable[[Job], Iterator[Ev
 
     def work(job: Job) -> Iterator[Event]:
         llama = context.llama
+        for text in texts:
+            context.check_length(text)
         vectors = llama.embed(texts, **job.stop.watched({}))
         if body.dimensions is not None and body.dimensions < width:
             vectors = vectors[:, : body.dimensions]
