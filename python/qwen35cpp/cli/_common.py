@@ -46,7 +46,8 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
         "--kv",
         choices=("auto", "f16", "f32", "q8_0", "iq4_nl"),
         default="auto",
-        help="how attention keys and values are stored: q8_0 takes half the memory of f16, iq4_nl a quarter",
+        help="how attention keys and values are stored: q8_0 takes half the memory of f16, "
+        "iq4_nl a quarter",
     )
 
 
