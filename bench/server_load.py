@@ -125,6 +125,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--cache-mb", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     server = None
@@ -132,6 +133,7 @@ def main() -> int:
     if url is None:
         command = [sys.executable, "-m", "qwen35cpp", "serve", args.model, "--port", "0", "--quiet"]
         more = ["--parallel", str(args.parallel), "--ctx", "4096"]
+        more += ["--cache-mb", str(args.cache_mb)]
         server = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None
         url = server.stdout.readline().strip()

@@ -41,6 +41,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=600, metavar="S", help="of a request; 0 is none"
     )
+    parser.add_argument(
+        "--cache-mb",
+        type=positive,
+        metavar="N",
+        help="memory for conversations read before (default: by the memory there is)",
+    )
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     parser.add_argument("--mmproj", metavar="FILE", help="the vision tower (default: looked for)")
     add_kv(parser)
@@ -63,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         timeout=args.timeout,
     )
     serve = server.serve  # a missing package is said before the model is read
-    with open_llama(args, n_parallel=args.parallel) as llama:
+    cache = None if args.cache_mb is None else args.cache_mb << 20
+    with open_llama(args, n_parallel=args.parallel, prefix_cache_bytes=cache) as llama:
 
         def ready(url: str) -> None:
             if args.json:
