@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._compat import warn_ignored
 from .types import (
-    Chunk,
     Completion,
     CompletionChoice,
     CompletionLogprobs,
@@ -22,7 +21,8 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from ._request import Prompt, Stop
+    from ._generate import TextStream
+    from ._request import Progress, Prompt, Stop
     from .llama import Llama
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's, and llama-cpp-python's
@@ -52,20 +52,26 @@ class CompletionOptions(TypedDict, total=False):
     mirostat_tau: float
     mirostat_eta: float
     user: str
+    stream_options: Mapping[str, Any] | None  # {"include_usage": True}
+    progress: Progress | None  # as in `Llama.generate`
 
 
 # Ours, where the name differs.
 _NAMES = {"repeat_penalty": "repetition_penalty"}
 _PASSED = frozenset({
     "temperature", "top_p", "min_p", "top_k", "frequency_penalty", "presence_penalty",
-    "repeat_penalty", "seed", "stop", "logprobs",
+    "repeat_penalty", "seed", "stop", "logprobs", "progress",
 })  # fmt: skip
 
 
 def create(
-    llama: Llama, prompt: Prompt, stream: bool, options: Mapping[str, Any]
+    llama: Llama,
+    prompt: Prompt,
+    stream: bool,
+    options: Mapping[str, Any],
+    drain: Callable[[TextStream], Text] | None = None,
 ) -> Completion | Iterator[Completion]:
-    """A completion, or an iterator of its chunks."""
+    """A completion, or an iterator of its chunks; `drain` reads a text to its end."""
     rest = dict(options)
     passed = {_NAMES.get(name, name): rest.pop(name) for name in _PASSED if name in rest}
     limit = rest.pop("max_tokens", _DEFAULT_MAX_TOKENS)
@@ -73,13 +79,15 @@ def create(
     bias = rest.pop("logit_bias", None) or {}
     passed["logit_bias"] = {int(token): value for token, value in bias.items()}
     echo = bool(rest.pop("echo", False))
+    include_usage = bool((rest.pop("stream_options", None) or {}).get("include_usage"))
     frame = _Frame(llama, rest.pop("model", None))
     warn_ignored("create_completion", rest)
 
     start = _as_text(llama, prompt) if echo else ""
+    chunks = llama.generate(prompt, stream=True, **passed)
     if stream:
-        return _stream(frame, start, iter(llama.generate(prompt, stream=True, **passed)))
-    text = llama.generate(prompt, **passed)
+        return _stream(frame, start, chunks, include_usage)
+    text = drain(chunks) if drain else chunks.drain()
     offset = len(start)
     choice = frame.choice(start + text, text.logprobs, text.finish_reason, offset)
     return frame.completion(choice, usage=_usage(text))
@@ -108,13 +116,13 @@ class _Frame:
         self._created = int(time.time())
         self._model = model or Path(llama.model_path).name
 
-    def completion(self, choice: CompletionChoice, **more: Any) -> Completion:
+    def completion(self, *choices: CompletionChoice, **more: Any) -> Completion:
         return Completion(
             id=self._id,
             object="text_completion",
             created=self._created,
             model=self._model,
-            choices=[choice],
+            choices=list(choices),
             **more,
         )
 
@@ -130,19 +138,22 @@ class _Frame:
 
 
 def _stream(
-    frame: _Frame, start: str, chunks: Iterator[Chunk]
+    frame: _Frame, start: str, chunks: TextStream, include_usage: bool
 ) -> Generator[Completion, None, None]:
     """One completion for each chunk; the last has the finish reason and no text."""
     offset = len(start)
     if start:
         yield frame.completion(frame.choice(start, None, None, 0))
     reason = None
-    for chunk in chunks:
-        reason = chunk.finish_reason
-        if chunk or chunk.tokens:
-            yield frame.completion(frame.choice(str(chunk), chunk.logprobs, None, offset))
-            offset += len(chunk)
+    with chunks:
+        for chunk in chunks:
+            reason = chunk.finish_reason
+            if chunk or chunk.tokens:
+                yield frame.completion(frame.choice(str(chunk), chunk.logprobs, None, offset))
+                offset += len(chunk)
     yield frame.completion(frame.choice("", None, reason, offset))
+    if include_usage and chunks.result is not None:
+        yield frame.completion(usage=_usage(chunks.result))
 
 
 def _shape_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> CompletionLogprobs:

@@ -145,9 +145,10 @@ def _part(where: str, part: Any) -> str | Medium:
     if not isinstance(part, Mapping):
         raise InvalidArgument(f"{where} must be a dictionary, not {type(part).__name__}")
     kind = part.get("type")
-    if kind in _IMAGE_TYPES or any(key in part for key in _IMAGE_KEYS):
+    known = kind if isinstance(kind, str) else ""
+    if known in _IMAGE_TYPES or any(key in part for key in _IMAGE_KEYS):
         return Medium("image", _source(where, part, _IMAGE_KEYS))
-    if kind in _VIDEO_TYPES or any(key in part for key in _VIDEO_KEYS):
+    if known in _VIDEO_TYPES or any(key in part for key in _VIDEO_KEYS):
         return Medium("video", _source(where, part, _VIDEO_KEYS))
     text = part.get("text")
     if isinstance(text, str):

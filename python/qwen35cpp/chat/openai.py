@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .._compat import warn_ignored
-from .._request import Stop
+from .._request import Progress, Stop
 from ..errors import InvalidArgument, MissingExtra
-from ..types import Record, TokenLogprob, Usage
+from ..types import Record, Text, Timings, TokenLogprob, Usage
 from .answer import ChatChunk, ChatText
 from .calls import CallDelta
-from .conversation import ChatRequest
+from .conversation import ChatRequest, ChatStream
 from .messages import Message
 from .thought import thinking_asked
 from .tools import Tool
@@ -57,6 +57,7 @@ class ChatCompletionOptions(TypedDict, total=False):
     thinking_budget: int | None
     model: str | None  # the name to report
     user: str | None
+    progress: Progress | None  # as in `Llama.generate`
 
 
 class ChatCompletionMessage(Record):
@@ -87,8 +88,19 @@ class ChatCompletionUsage(Record):
     completion_tokens_details: Record  # reasoning_tokens
 
 
+class ChatCompletionTimings(Record):
+    """How long the answers took, in milliseconds; the names are those of llama.cpp's server."""
+
+    prompt_n: int  # evaluated now, without cached ones
+    prompt_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_second: float
+
+
 class ChatCompletion(Record):
-    """OpenAI's chat completion object."""
+    """OpenAI's chat completion object with the time it took."""
 
     id: str
     object: str
@@ -96,6 +108,7 @@ class ChatCompletion(Record):
     model: str
     choices: list[ChatCompletionChoice]
     usage: ChatCompletionUsage
+    timings: ChatCompletionTimings
 
 
 class ChatCompletionChunk(Record):
@@ -107,38 +120,43 @@ class ChatCompletionChunk(Record):
     model: str
     choices: list[Record]
     usage: ChatCompletionUsage | None  # in the last chunk when stream_options asks for it
+    timings: ChatCompletionTimings  # beside the usage
 
 
 # Ours, where the name differs.
 _NAMES = {"repeat_penalty": "repetition_penalty"}
 _PASSED = frozenset({
     "temperature", "top_p", "min_p", "top_k", "frequency_penalty", "presence_penalty",
-    "repeat_penalty", "stop",
+    "repeat_penalty", "stop", "progress",
 })  # fmt: skip
 _SWITCHES = frozenset({"enable_thinking", "add_vision_id"})
 
 
 def create(
-    llama: ChatMethods, messages: Sequence[Message], stream: bool, options: Mapping[str, Any]
+    llama: ChatMethods,
+    messages: Sequence[Message],
+    stream: bool,
+    options: Mapping[str, Any],
+    drain: Callable[[ChatStream], ChatText] = ChatStream.drain,
 ) -> ChatCompletion | Iterator[ChatCompletionChunk]:
-    """A chat completion, or an iterator of its chunks."""
+    """A chat completion, or an iterator of its chunks; `drain` reads an answer to its end."""
     rest = dict(options)
     frame = _Frame(rest.pop("model", None) or Path(llama.model_path).name)
     include_usage = bool((rest.pop("stream_options", None) or {}).get("include_usage"))
-    requests = _requests(llama, messages, rest)
+    requests = chat_requests(llama, messages, rest)
     if stream:
         return _stream(llama, requests, frame, include_usage)
-    answers = [llama._chat().answer(request).drain() for request in requests]
+    answers = [drain(llama._chat().answer(request)) for request in requests]
     choices = [
         ChatCompletionChoice(
             index=index,
             message=_message(answer),
-            logprobs=_logprobs(answer.logprobs),
+            logprobs=shape_logprobs(answer.logprobs),
             finish_reason=answer.finish_reason,
         )
         for index, answer in enumerate(answers)
     ]
-    return frame.completion(choices, _usage(answers))
+    return frame.completion(choices, _usage(answers), shape_timings(answers))
 
 
 def create_v1(
@@ -160,7 +178,7 @@ def create_v1(
 # ---- arguments ----------------------------------------------------------------------------------
 
 
-def _requests(
+def chat_requests(
     llama: ChatMethods, messages: Sequence[Message], rest: dict[str, Any]
 ) -> list[ChatRequest]:
     """One request for each of the `n` answers; takes what it knows out of `rest`."""
@@ -283,10 +301,17 @@ class _Frame:
         }
 
     def completion(
-        self, choices: list[ChatCompletionChoice], usage: ChatCompletionUsage
+        self,
+        choices: list[ChatCompletionChoice],
+        usage: ChatCompletionUsage,
+        timings: ChatCompletionTimings,
     ) -> ChatCompletion:
         return ChatCompletion(
-            **self._shared, object="chat.completion", choices=choices, usage=usage
+            **self._shared,
+            object="chat.completion",
+            choices=choices,
+            usage=usage,
+            timings=timings,
         )
 
     def chunk(self, choices: list[Record], **more: Any) -> ChatCompletionChunk:
@@ -314,13 +339,13 @@ def _stream(
             for piece in stream:
                 delta = _delta(piece)
                 if delta:
-                    yield chunk(index, delta, logprobs=_logprobs(piece.logprobs))
+                    yield chunk(index, delta, logprobs=shape_logprobs(piece.logprobs))
         if stream.result is None:
             return
         answers.append(stream.result)
         yield chunk(index, Record(), stream.result.finish_reason)
     if include_usage:
-        yield frame.chunk([], usage=_usage(answers))
+        yield frame.chunk([], usage=_usage(answers), timings=shape_timings(answers))
 
 
 def _delta(piece: ChatChunk) -> Record:
@@ -363,7 +388,27 @@ def _usage(answers: Sequence[ChatText]) -> ChatCompletionUsage:
     )
 
 
-def _logprobs(entries: Sequence[TokenLogprob] | None) -> Record | None:
+def shape_timings(answers: Sequence[Text]) -> ChatCompletionTimings:
+    """The times of all answers together."""
+    parts = [answer.timings for answer in answers]
+    whole = Timings(
+        sum(part.prefill_seconds for part in parts),
+        sum(part.decode_seconds for part in parts),
+        sum(part.prefill_tokens for part in parts),
+        sum(part.decode_tokens for part in parts),
+    )
+    return ChatCompletionTimings(
+        prompt_n=whole.prefill_tokens,
+        prompt_ms=1e3 * whole.prefill_seconds,
+        prompt_per_second=whole.prefill_per_second,
+        predicted_n=whole.decode_tokens,
+        predicted_ms=1e3 * whole.decode_seconds,
+        predicted_per_second=whole.decode_per_second,
+    )
+
+
+def shape_logprobs(entries: Sequence[TokenLogprob] | None) -> Record | None:
+    """Log-probabilities of a text in the shape of chat completions."""
     if entries is None:
         return None
     content = []

@@ -39,7 +39,7 @@ def thinking_asked(
         if value is not None and not isinstance(value, bool):
             raise InvalidArgument(f"{name} must be True, False or None, not {value!r}")
     if reasoning_effort is not None:
-        if reasoning_effort not in _EFFORTS:
+        if not isinstance(reasoning_effort, str) or reasoning_effort not in _EFFORTS:
             known = ", ".join(sorted(_EFFORTS))
             raise InvalidArgument(f"reasoning_effort must be one of {known}")
         asked["reasoning_effort"] = reasoning_effort != "none"

@@ -26,6 +26,7 @@ from . import (
     info,
     map_rows,
     run,
+    serve,
 )
 from ._common import report
 from ._names import find_model
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
     modules = (
-        run, chat, decide, map_rows, embed, get, bench, info, fit, doctor, files, completion,
+        run, chat, serve, decide, map_rows, embed, get, bench, info, fit, doctor, files, completion,
     )  # fmt: skip
     for module in modules:
         module.add(commands, common)

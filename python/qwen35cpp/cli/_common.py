@@ -124,7 +124,7 @@ def picture_parts(args: argparse.Namespace) -> list[dict[str, str]]:
     return parts + [{"type": "video", "video": path} for path in args.video or ()]
 
 
-def open_llama(args: argparse.Namespace) -> Llama:
+def open_llama(args: argparse.Namespace, **more: Any) -> Llama:
     """The model that add_model, add_generation and add_pictures describe."""
     from ..llama import Llama
 
@@ -135,6 +135,7 @@ def open_llama(args: argparse.Namespace) -> Llama:
         kv_type=args.kv,
         draft=args.draft,
         mmproj=args.mmproj,
+        **more,
     )
 
 

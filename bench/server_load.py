@@ -1,0 +1,160 @@
+"""Load on the server: many streams, half of them cut at random, and what /health says meanwhile.
+
+    python bench/server_load.py                       # the bundled model, 16 streams for 60 s
+    python bench/server_load.py --model 0.8b.gguf --streams 16 --seconds 60
+    python bench/server_load.py --url http://127.0.0.1:8080     # any server of OpenAI's protocol
+
+Says how many answers were whole, cut and failed, the tokens per second of all streams together, the
+latency of /health and, for our own server, its memory, and whether every slot came back. Exits with
+1 when an answer failed or a slot was lost. Needs the package httpx2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+
+TOPICS = ["dog", "cat", "bird", "horse", "fish", "rabbit", "fox", "bear"]
+
+
+def resident(pid: int) -> float:
+    """Memory of a process in MB; 0 where it cannot be known."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmRSS"))
+
+
+async def stream(
+    client: httpx.AsyncClient, rng: random.Random, until: float, done: Counter[str]
+) -> None:
+    """Asks for answers one after another; leaves half of them after some tokens."""
+    while time.monotonic() < until:
+        keep = rng.random() < 0.5
+        left = rng.randint(1, 40)
+        words = " ".join(rng.choice(TOPICS) for _ in range(rng.randint(0, 60)))
+        body = {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": f"{words} Tell me a story about a {rng.choice(TOPICS)}.",
+                }
+            ],
+            "max_tokens": 96,
+            "stream": True,
+            "seed": rng.randrange(1 << 30),
+        }
+        try:
+            async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.status_code == 503:
+                    done["told to come back"] += 1
+                    await asyncio.sleep(float(response.headers.get("retry-after", 1)))
+                    continue
+                response.raise_for_status()
+                reason = None
+                async for line in response.aiter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    event = json.loads(line[6:])
+                    if "error" in event:
+                        raise RuntimeError(event["error"])
+                    for choice in event["choices"]:
+                        done["pieces"] += bool(choice["delta"].get("content"))
+                        reason = choice["finish_reason"] or reason
+                        left -= 1
+                    if left < 0 and not keep:
+                        break
+                done["whole" if reason else "cut"] += 1
+        except Exception as error:
+            done["failed"] += 1
+            print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+async def probe(client: httpx.AsyncClient, until: float, seconds: list[float]) -> None:
+    """Asks /health ten times a second."""
+    while time.monotonic() < until:
+        since = time.monotonic()
+        (await client.get("/health")).raise_for_status()
+        seconds.append(time.monotonic() - since)
+        await asyncio.sleep(0.1)
+
+
+async def load(url: str, args: argparse.Namespace) -> tuple[Counter[str], list[float]]:
+    """The whole load."""
+    done: Counter[str] = Counter()
+    health: list[float] = []
+    until = time.monotonic() + args.seconds
+    limits = httpx.Limits(max_connections=args.streams + 4)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        streams = [
+            stream(client, random.Random(f"{args.seed} {i}"), until, done)
+            for i in range(args.streams)
+        ]
+        await asyncio.gather(probe(client, until, health), *streams)
+    return done, health
+
+
+def slots(url: str) -> tuple[int, int] | None:
+    """Requests at work and waiting, once they had time to end; None: the server does not say."""
+    for _ in range(50):
+        health: dict[str, Any] = httpx.get(f"{url}/health", timeout=10).json()
+        if "running" not in health:
+            return None
+        if not health["running"] and not health["waiting"]:
+            break
+        time.sleep(0.1)
+    return health["running"], health["waiting"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--url", help="a server that runs already")
+    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--cache-mb", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    server = None
+    url = args.url
+    if url is None:
+        command = [sys.executable, "-m", "qwen35cpp", "serve", args.model, "--port", "0", "--quiet"]
+        more = ["--parallel", str(args.parallel), "--ctx", "4096"]
+        more += ["--cache-mb", str(args.cache_mb)]
+        server = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+    before = resident(server.pid) if server else 0
+    done, health = asyncio.run(load(url, args))
+    left = slots(url)
+    after = resident(server.pid) if server else 0
+    health.sort()
+    print(f"{args.streams} streams, {args.seconds:.0f} s, {args.model if server else url}")
+    print(f"answers: {done['whole']} whole, {done['cut']} cut, {done['failed']} failed, "
+          f"{done['told to come back']} told to come back")  # fmt: skip
+    print(f"text pieces per second, all streams: {done['pieces'] / args.seconds:.1f}")
+    print(f"/health: median {1e3 * statistics.median(health):.1f} ms, "
+          f"99 % {1e3 * health[int(0.99 * (len(health) - 1))]:.1f} ms, "
+          f"worst {1e3 * health[-1]:.1f} ms of {len(health)}")  # fmt: skip
+    print(f"afterwards at work and waiting: {left}; memory {before:.0f} -> {after:.0f} MB")
+    if server:
+        server.terminate()
+        print(f"the server ended with {server.wait(30)}")
+    return int(bool(done["failed"] or (left and any(left))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

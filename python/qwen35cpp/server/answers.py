@@ -1,0 +1,146 @@
+"""What the protocols share: fields of requests, answers of the model, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from ..chat.answer import ChatText
+from ..chat.conversation import ChatRequest, ChatStream
+from ..chat.openai import chat_requests
+from ..errors import ContextTooLong
+from ..llama import Llama
+from ..types import Text
+from .errors import bad
+from .jobs import Job
+from .media import check_media
+from .metrics import Metrics
+from .settings import Settings
+
+Objects = list[dict[str, Any]]
+Limit = Annotated[int, msgspec.Meta(ge=-1)]  # of tokens; 0 and -1: until the context is full
+Stops = str | list[str] | None
+
+_LONG, _PIECE = 1 << 20, 1 << 18  # characters
+_CUT = 64  # tokens that a piece may have more because it was cut
+_MOST_STOPS, _LONGEST_STOP, _MOST_TOOLS = 16, 256, 128
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The JSON of a request. A field that no protocol knows is an error that names it."""
+
+    model: str | None = None  # any name: there is one model
+    stream: bool | None = None
+
+
+def given(body: Body, *names: str) -> dict[str, Any]:
+    """The fields that a request sets."""
+    values = ((name, getattr(body, name)) for name in names)
+    return {name: value for name, value in values if value is not None}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Limits of what is common to the protocols, under the names of chat completions."""
+    stop = options.get("stop") or ()
+    stops = [stop] if isinstance(stop, str) else stop
+    if len(stops) > _MOST_STOPS or any(len(s.encode("utf-8", "replace")) > _LONGEST_STOP
+                                       for s in stops):  # fmt: skip
+        raise bad(f"stop: at most {_MOST_STOPS} texts of {_LONGEST_STOP} bytes", "stop")
+    if len(options.get("tools") or ()) > _MOST_TOOLS:
+        raise bad(f"tools: at most {_MOST_TOOLS}", "tools")
+    for key in options.get("logit_bias") or ():
+        if not key.isascii() or not key.isdigit():
+            raise bad(f"logit_bias: {key[:40]!r} is not a token id", "logit_bias")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What endpoints work with."""
+
+    llama: Llama
+    name: str
+    settings: Settings
+    metrics: Metrics
+
+    def chat_request(
+        self, job: Job | None, messages: Objects, options: Mapping[str, Any]
+    ) -> ChatRequest:
+        """A checked request for one answer; `job` None: it is only looked at."""
+        (request,) = self.chat_requests(job, messages, options)
+        return request
+
+    def chat_requests(
+        self, job: Job | None, messages: Objects, options: Mapping[str, Any]
+    ) -> list[ChatRequest]:
+        """Checked requests, one for each answer."""
+        self.check(messages, options)
+        watched = dict(options) if job is None else job.stop.watched(dict(options))
+        return chat_requests(self.llama, messages, watched)
+
+    def check(self, messages: Objects, options: Mapping[str, Any]) -> None:
+        """Limits of a chat."""
+        check_options(options)
+        check_media(messages, self.settings.max_images)
+        self.check_length(messages)
+
+    def check_length(self, prompt: Any) -> None:
+        """Refuses a prompt that is far too long, before it takes memory as tokens."""
+        texts = list(_texts(prompt))
+        if sum(map(len, texts)) < _LONG:
+            return
+        count, most = 0, self.llama.n_ctx()
+        for text in texts:
+            for start in range(0, len(text), _PIECE):
+                piece = self.llama.tokenize(text[start : start + _PIECE])
+                count += max(len(piece) - _CUT, 0)
+                if count > most:
+                    raise ContextTooLong(f"the prompt is longer than the context of {most} tokens")
+
+    def answer(self, request: ChatRequest) -> ChatStream:
+        """The answer to a request."""
+        return self.llama._chat().answer(request)
+
+    def count(self, text: Text) -> None:
+        """Adds an answer to the metrics."""
+        self.metrics.answered(
+            prompt_tokens=text.usage.prompt_tokens,
+            cached_tokens=text.usage.cached_tokens,
+            completion_tokens=text.usage.completion_tokens,
+            prefill_seconds=text.timings.prefill_seconds,
+            decode_seconds=text.timings.decode_seconds,
+        )
+
+    def finished(self, stream: ChatStream) -> ChatText:
+        """The whole of a stream that was read to its end, counted."""
+        text = stream.drain()
+        self.count(text)
+        return text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, wherever they stand; pictures are none."""
+    if isinstance(value, str):
+        if value[:5].lower() != "data:":
+            yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, Sequence):
+        for each in value:
+            yield from _texts(each)
+
+
+def text_of(parts: Any, where: str) -> str:
+    """A text given as a string or as parts of text."""
+    if isinstance(parts, str):
+        return parts
+    refusal = bad(f"{where} must be a text or a list of text parts", where)
+    if not isinstance(parts, Sequence):
+        raise refusal
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise refusal
+    return "".join(map(str, texts))

@@ -1,0 +1,169 @@
+"""POST /v1/chat/completions: OpenAI's, with llama.cpp's timings and progress of the prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from ..chat import openai
+from ..chat.answer import ChatText
+from ..chat.conversation import ChatStream
+from ..types import Record
+from .answers import Body, Context, Limit, Objects, Stops, given
+from .errors import HttpError, openai_error
+from .jobs import Event, Job
+
+_PROGRESS_PAUSE = 0.2  # seconds between two reports
+
+
+class ChatBody(Body, kw_only=True):
+    """The fields of a chat completion."""
+
+    messages: Objects
+    tools: Objects | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repeat_penalty: float | None = None
+    repetition_penalty: float | None = None  # vLLM's name
+    seed: int | None = None
+    stop: Stops = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    n: int | None = None
+    response_format: dict[str, Any] | None = None
+    stream_options: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    think: bool | None = None
+    thinking_budget: int | None = None
+    functions: Any = None  # refused below: they would change the answer
+    function_call: Any = None
+    return_progress: bool | None = None  # llama.cpp's: chunks with `prompt_progress`
+    # Without a meaning here.
+    audio: Any = None
+    cache_prompt: Any = None
+    metadata: Any = None
+    modalities: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+    service_tier: Any = None
+    store: Any = None
+    timings_per_token: Any = None
+    user: Any = None
+    verbosity: Any = None
+
+
+_PASSED = (
+    "tools", "tool_choice", "parallel_tool_calls", "max_tokens", "max_completion_tokens",
+    "temperature", "top_p", "min_p", "top_k", "frequency_penalty", "presence_penalty",
+    "repeat_penalty", "seed", "stop", "logprobs", "top_logprobs", "logit_bias", "n",
+    "response_format", "reasoning_effort", "chat_template_kwargs", "enable_thinking", "think",
+    "thinking_budget", "functions", "function_call",
+)  # fmt: skip
+
+
+def chat_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterator[Event]], bool]:
+    """The work of a request, and whether it streams."""
+    body = msgspec.json.decode(data, type=ChatBody)
+    options = given(body, *_PASSED)
+    if body.repetition_penalty is not None:
+        options.setdefault("repeat_penalty", body.repetition_penalty)
+    options["model"] = context.name
+    if not body.stream:
+        return lambda job: _whole(context, job, body.messages, options), False
+    include_usage = bool((body.stream_options or {}).get("include_usage"))
+
+    def stream(job: Job) -> Iterator[Event]:
+        return _stream(context, job, body, options, include_usage)
+
+    return stream, True
+
+
+def _whole(
+    context: Context, job: Job, messages: Objects, options: dict[str, Any]
+) -> Iterator[Event]:
+    context.check(messages, options)
+
+    def drain(stream: ChatStream) -> ChatText:
+        text = job.stop.drain(stream)
+        context.count(text)
+        return text
+
+    yield openai.create(context.llama, messages, False, job.stop.watched(options), drain)
+
+
+def _stream(
+    context: Context, job: Job, body: ChatBody, options: dict[str, Any], include_usage: bool
+) -> Iterator[Event]:
+    context.check(body.messages, options)
+    if body.return_progress:
+        options = {**options, "progress": _reporter(job, context.name)}
+    chosen = {**job.stop.watched(options), "stream_options": {"include_usage": True}}
+    chunks: Any = openai.create(context.llama, body.messages, True, chosen)
+    for chunk in chunks:
+        if chunk.choices:
+            if not include_usage:
+                del chunk["usage"]
+            yield chunk
+            continue
+        _count(context, chunk)
+        if include_usage:
+            yield chunk
+    yield "[DONE]"
+
+
+def _count(context: Context, last: Any) -> None:
+    usage, timings = last.usage, last.timings
+    context.metrics.answered(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.prompt_tokens_details.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        prefill_seconds=timings.prompt_ms / 1e3,
+        decode_seconds=timings.predicted_ms / 1e3,
+    )
+
+
+def _reporter(job: Job, model: str) -> Callable[[int, int], None]:
+    """Sends how much of the prompt was read, as chunks without a choice."""
+    begun = sent = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal sent
+        now = time.monotonic()
+        if not total or (now - sent < _PROGRESS_PAUSE and done < total):
+            return
+        sent = now
+        progress = {"processed": done, "total": total, "time_ms": round(1e3 * (now - begun))}
+        job.emit(
+            Record(
+                id="chatcmpl-progress",
+                object="chat.completion.chunk",
+                created=int(time.time()),
+                model=model,
+                choices=[],
+                prompt_progress=progress,
+            )
+        )
+
+    return report
+
+
+def stream_error(error: HttpError) -> Event:
+    """An error within a stream, in OpenAI's form."""
+    return openai_error(error)
