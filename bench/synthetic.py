@@ -20,7 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from qwen35cpp.convert.config import TextConfig, VisionConfig
 from qwen35cpp.convert.ggml_types import BLOCKS, FileType, TensorType, parse_file_type, row_bytes
-from qwen35cpp.convert.model_metadata import ARCHITECTURE, general_metadata, text_metadata, vision_metadata
+from qwen35cpp.convert.model_metadata import (
+    ARCHITECTURE,
+    general_metadata,
+    text_metadata,
+    vision_metadata,
+)
 from qwen35cpp.convert.recipes import more_bits
 from qwen35cpp.convert.tensor_map import PlannedTensor, Role, plan_text
 from qwen35cpp.convert.tokenizer import CONTROL, NORMAL, UNUSED, Tokenizer, read_tokenizer

@@ -12,7 +12,7 @@ from .errors import ContextTooLong, InvalidArgument
 from .sampling import Sampling
 
 if TYPE_CHECKING:
-    from .vision import Budget, Picture, PicturePrompt, Preset, Source
+    from .vision import Budget, PicturePrompt, Preset, Source, View
 
 Prompt = str | bytes | Sequence[int]
 Stop = str | bytes | Sequence[str | bytes] | None
@@ -49,7 +49,7 @@ class GenerateOptions(ChatOptions, total=False):
     """The optional arguments of `Llama.generate`."""
 
     special: bool
-    images: Sequence[Source | Picture] | None
+    images: Sequence[Source | View] | None
 
 
 def prepare(

@@ -21,7 +21,7 @@ from .errors import Cancelled, SessionClosed
 from .types import TokenLogprob
 
 if TYPE_CHECKING:
-    from .vision import Picture, Span
+    from .vision import Span, View
 
 Progress = _interrupt.Report
 
@@ -50,6 +50,7 @@ class Slot:
         self._session_lock = threading.Lock()
         self._history: list[int] = []
         self._logits_kept = False  # those of the last token of _history
+        self._cancels = 0  # of _alive, when the request began
         self._used = 0.0  # when a request began last
 
     @property
@@ -105,6 +106,7 @@ class Slot:
         self._used = time.monotonic()
         with self._alive:
             self.session.clear_cancel()
+            self._cancels = self._alive.cancels
             known = self._known_prefix(tokens)
             if not known:
                 self.reset()
@@ -123,11 +125,13 @@ class Slot:
                 self.eval(tokens[done:], progress=report)
             return known
 
-    def _eval_picture(
-        self, picture: Picture, ids: Sequence[int], progress: Progress | None
-    ) -> None:
+    def _eval_picture(self, picture: View, ids: Sequence[int], progress: Progress | None) -> None:
         alive = None if progress is None else (lambda _done, _layers: progress(0, 0))
-        rows = self._tower().rows(picture, alive)
+        try:
+            rows = self._tower().rows(picture, alive, lambda: self._alive.cancels != self._cancels)
+        except Cancelled:
+            self._alive.check()  # a closed Llama says so
+            raise
         session = self.session
 
         def evaluate(report: Progress | None) -> None:

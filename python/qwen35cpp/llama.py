@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._completion import CompletionOptions
-    from .vision import Budget, Picture, PicturePrompt, Preset, Source
+    from .vision import Budget, PicturePrompt, Preset, Source, View
 
     Floats = NDArray[np.float32]
 
@@ -172,7 +172,7 @@ class Llama(ChatMethods):
         logprobs: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
         special: bool = False,
-        images: Sequence[Source | Picture] | None = None,
+        images: Sequence[Source | View] | None = None,
         budget: Budget | Preset = "default",
         progress: Progress | None = None,
     ) -> Text | TextStream:
@@ -429,7 +429,7 @@ class Llama(ChatMethods):
         return ids[0] if len(ids) == 1 else max(self.info.eos_token, 0)
 
     def _with_images(
-        self, tokens: list[int], images: Sequence[Source | Picture], budget: Budget | Preset
+        self, tokens: list[int], images: Sequence[Source | View], budget: Budget | Preset
     ) -> PicturePrompt:
         """The prompt with pictures in place of its <|image_pad|> tokens."""
         from .vision import Picture, PicturePrompt, budget_of

@@ -16,7 +16,7 @@ from .tools import Tool, parameters_of, tool_schemas
 from .vocabulary import THINK, Vocabulary, thinks_by_default
 
 if TYPE_CHECKING:
-    from ..vision import Budget, Picture, PicturePrompt, Preset
+    from ..vision import Budget, PicturePrompt, Preset, View
 
 
 def conversation(
@@ -85,7 +85,7 @@ class ChatModel:
         sizes = budget_of(budget)
         preset = budget if isinstance(budget, str) else "default"
 
-        def expand(medium: Medium) -> Sequence[tuple[str, Picture]]:
+        def expand(medium: Medium) -> Sequence[tuple[str, View]]:
             self._engine.tower()  # a missing tower is said before pictures are decoded
             if medium.kind == "video":
                 return video_parts(medium.source, preset)
