@@ -64,8 +64,10 @@ class CpuBackend final : public Backend {
   void linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void panel_product(const LinearJob &job, uint32_t n, uint32_t k, uint32_t panel, int thread);
-  void float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t panel,
-                     int thread);
+  static void transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, uint32_t k0,
+                              uint32_t depth, float *line, float *columns);
+  void float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t item,
+                     uint32_t item_rows, int thread);
 
   void prepare_heads(const AttentionArgs &args);
   void attend_few(const AttentionArgs &args);

@@ -12,6 +12,10 @@ namespace q35 {
 
 namespace {
 
+// Blocks of query rows that share a gathered tile: 8 of them and the tile fit the second-level
+// cache.
+constexpr uint32_t kPatchBlocks = 8;
+
 // Copies `count` rows of `dim` values side by side: rows a multiple of 4 KiB apart would share a
 // few sets of the first-level cache.
 void gather(const float *x, uint64_t stride, uint32_t count, uint32_t dim, float *out) {
@@ -21,7 +25,7 @@ void gather(const float *x, uint64_t stride, uint32_t count, uint32_t dim, float
 }
 
 uint64_t patch_attention_floats(uint32_t head_dim) {
-  return kMaxBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
+  return kPatchBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
 }
 
 }  // namespace
@@ -108,7 +112,7 @@ void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
       kernels_.scale(q, q_scale, e);
     }
   });
-  const uint32_t width = kMaxBlocks * kTileCols, items = (a.n + width - 1) / width;
+  const uint32_t width = kPatchBlocks * kTileCols, items = (a.n + width - 1) / width;
   pool_->run(items * a.n_head, [&](uint32_t item, int thread) {
     const uint32_t first = item / a.n_head * width;
     const uint32_t count = a.n - first < width ? a.n - first : width;
@@ -116,15 +120,15 @@ void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
   });
 }
 
-// Up to kMaxBlocks blocks of query rows of one head over all patches; they share every tile of keys
-// and values.
+// Up to kPatchBlocks blocks of query rows of one head over all patches; they share every tile of
+// keys and values.
 void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint32_t first,
                                 uint32_t count, int thread) {
   const uint32_t d = a.head_dim, e = a.n_head * d;
   const uint64_t stride = 3ull * e;
   const uint32_t n_blocks = (count + kTileCols - 1) / kTileCols;
   float *scratch = thread_scratch(thread);
-  float *keys = scratch + kMaxBlocks * block_floats(d), *values = keys + kBlockTile * d;
+  float *keys = scratch + kPatchBlocks * block_floats(d), *values = keys + kBlockTile * d;
   for (uint32_t i = 0; i < n_blocks; i++) {
     Columns b;
     b.place(scratch + i * block_floats(d), d);
