@@ -16,8 +16,8 @@ struct qwen35_session {
                                  qwen35_progress progress, void *user);
   // A picture of grid_rows x grid_columns rows that the vision tower gave.
   [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
-                                         uint32_t grid_columns, qwen35_progress progress,
-                                         void *user);
+                                         uint32_t grid_columns, float *hidden_sum,
+                                         qwen35_progress progress, void *user);
   void reset();
 
   qwen35_model *model;
@@ -33,7 +33,7 @@ struct qwen35_session {
   uint32_t next_piece(size_t done, size_t n);
   q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                          qwen35_outputs *outputs);
-  q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
+  q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
                          qwen35_progress progress, void *user);
 
   q35::Array<float> before_;   // recurrent state before a picture

@@ -21,6 +21,7 @@ from .errors import Cancelled, SessionClosed
 from .types import TokenLogprob
 
 if TYPE_CHECKING:
+    from ._handles import Floats
     from .vision import Span, View
 
 Progress = _interrupt.Report
@@ -86,6 +87,7 @@ class Slot:
 
     def reset(self) -> None:
         """Forgets every token."""
+        self._cancels = self._alive.cancels
         with self._alive, self._session_lock:
             self.session.reset()
             self._history.clear()
@@ -118,14 +120,21 @@ class Slot:
                 if done < span.start:
                     self.eval(tokens[done : span.start], progress=report)
                 report = _part(progress, span.start - known, len(tokens) - known)
-                self._eval_picture(span.picture, tokens[span.start : span.end], report)
+                self.eval_picture(span.picture, tokens[span.start : span.end], report)
                 done = span.end
             if done < len(tokens):
                 report = _part(progress, done - known, len(tokens) - known)
                 self.eval(tokens[done:], progress=report)
             return known
 
-    def _eval_picture(self, picture: View, ids: Sequence[int], progress: Progress | None) -> None:
+    def eval_picture(
+        self,
+        picture: View,
+        ids: Sequence[int],
+        progress: Progress | None = None,
+        hidden_sum: Floats | None = None,
+    ) -> None:
+        """Encodes a picture and evaluates its tokens; see Session.eval_picture."""
         alive = None if progress is None else (lambda _done, _layers: progress(0, 0))
         try:
             rows = self._tower().rows(picture, alive, lambda: self._alive.cancels != self._cancels)
@@ -136,7 +145,7 @@ class Slot:
 
         def evaluate(report: Progress | None) -> None:
             with self._alive, self._session_lock:
-                session.eval_picture(rows, picture.grid, report)
+                session.eval_picture(rows, picture.grid, report, hidden_sum)
 
         self._advance(ids, evaluate, progress)
         self._logits_kept = False

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from . import _completion
 from ._bundled import tiny_path
@@ -19,7 +19,7 @@ from ._generate import TextStream, generate
 from ._handles import KV_TYPES, Model, Outputs, Session
 from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
 from .chat.methods import ChatMethods
-from .errors import ContextTooLong, InvalidArgument, ModelNotFound
+from .errors import InvalidArgument, ModelNotFound
 from .sampling import Sampling, recommended
 from .types import Completion, EmbeddingResponse, ModelInfo, Text
 
@@ -276,24 +276,44 @@ class Llama(ChatMethods):
 
     def embed(
         self,
-        texts: str | Sequence[Prompt],
+        texts: str | Sequence[Prompt] | None = None,
         *,
+        images: Source | View | Sequence[Source | View] | None = None,
+        budget: Budget | Preset = "default",
         pooling: Literal["mean", "last"] = "mean",
         normalize: bool = True,
         progress: Progress | None = None,
     ) -> Floats:
-        """Vectors of texts, float32 [n, hidden size], from the states after the last layer.
+        """Vectors of texts or of images, float32 [n, hidden size], from the states after the last
+        layer.
 
-        `pooling` is the mean over the tokens or the last token's state. An empty text counts as the
-        end-of-text token. `progress` gets (texts done, texts in total).
+        They are what a generative model knows at the end of its reading: near for near copies and
+        for like things, good as features for a classifier of one's own. They are not the output of
+        an embedding model: nothing was trained to bring an image and its description together, so
+        do not compare vectors of images with those of texts, or of different models.
+
+        Args:
+            texts: one text or several. An empty one counts as the end-of-text token.
+            images: one picture or several in the forms of `generate`, in place of texts; each is
+                read alone between its vision markers.
+            budget: of the images, see `generate`.
+            pooling: the mean over the tokens or the last token's state.
+            normalize: scale the vectors to length 1.
+            progress: called with (items done, items in total), and while an image is encoded.
+
+        Raises:
+            VisionMissing: the model has no vision tower.
         """
-        items = [texts] if isinstance(texts, str) else list(texts)
-        prompts = [self._prompt_tokens(item, False) or [self._empty_token()] for item in items]
-        for index, tokens in enumerate(prompts):
-            if len(tokens) > self.n_ctx():
-                raise ContextTooLong(
-                    f"text {index} has {len(tokens)} tokens, the context holds {self.n_ctx()}"
-                )
+        if (texts is None) == (images is None):
+            raise InvalidArgument("embed takes either texts or images")
+        prompts: list[list[int] | PicturePrompt]
+        if images is not None:
+            several: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+            marked = self.tokenize("<|vision_start|><|image_pad|><|vision_end|>", special=True)
+            prompts = [self._with_images(marked, [image], budget) for image in several]
+        else:
+            items = [texts] if isinstance(texts, str) else list(texts or ())
+            prompts = [self._prompt_tokens(item, False) or [self._empty_token()] for item in items]
         from . import _embed
 
         return _embed.embed(self._engine, prompts, pooling, normalize, progress)

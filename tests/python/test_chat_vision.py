@@ -349,6 +349,28 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert "qwen35cpp[video]" in caught.value.hint
 
 
+def test_every_way_to_read_gives_the_same_text(tmp_path: Path) -> None:
+    """Pictures and clips over several turns, with and without the prefix cache, in any batches."""
+    film(tmp_path / "a.mp4", seconds=3)
+    scene = pictures.scene(random.Random(5), False).image
+    turns = [
+        [{"type": "image", "image": scene}, {"type": "text", "text": "How many shapes are there?"}],
+        [{"type": "video", "video": str(tmp_path / "a.mp4")}, WHAT],
+        [{"type": "text", "text": "And in the picture before?"}],
+    ]
+    talks = []
+    for prefix_cache in (True, False):
+        for n_batch in (512, 64, 24):
+            with Llama.tiny(n_ctx=2048, n_batch=n_batch, prefix_cache=prefix_cache) as llm:
+                talk: list[dict[str, Any]] = []
+                for content in turns:
+                    talk.append({"role": "user", "content": content})
+                    talk.append({"role": "assistant", "content": str(llm.chat(talk, **GREEDY))})
+                talks.append([message["content"] for message in talk[1::2]])
+    assert all(talk == talks[0] for talk in talks), talks
+    assert all(talks[0])
+
+
 # ---- command line -------------------------------------------------------------------------------
 
 

@@ -30,19 +30,32 @@ uint64_t patch_attention_floats(uint32_t head_dim) {
 
 }  // namespace
 
-Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, bool quantized) {
-  const uint32_t merged = c.merge * c.merge;
-  if (quantized) {
-    Q35_TRY(reserve_activations(max_patches, c.n_embd));
-    Q35_TRY(reserve_activations(max_patches, c.n_ff));
-    Q35_TRY(reserve_activations(max_patches / merged, c.merged_dim()));
-  }
+uint64_t CpuBackend::vision_scratch_floats(const VisionConfig &c) const {
   uint32_t k = c.merged_dim() > c.n_ff ? c.merged_dim() : c.n_ff;
   if (k < 2 * c.frame_values()) k = 2 * c.frame_values();
   const uint64_t linear = linear_scratch_floats(kernels_, k);
   const uint64_t attention = patch_attention_floats(c.head_dim());
-  scratch_floats_ = ((linear > attention ? linear : attention) + 31) / 16 * 16;
+  return ((linear > attention ? linear : attention) + 31) / 16 * 16;
+}
+
+Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, bool quantized) {
+  if (quantized) {
+    Q35_TRY(reserve_activations(max_patches, c.n_embd));
+    Q35_TRY(reserve_activations(max_patches, c.n_ff));
+    Q35_TRY(reserve_activations(max_patches / (c.merge * c.merge), c.merged_dim()));
+  }
+  scratch_floats_ = vision_scratch_floats(c);
   return scratch_.resize(scratch_floats_ * pool_->size());
+}
+
+uint64_t CpuBackend::vision_bytes(const VisionConfig &c, uint32_t max_patches,
+                                  bool quantized) const {
+  const uint64_t scratch = sizeof(float) * vision_scratch_floats(c) * pool_->size();
+  if (!quantized) return scratch;
+  const uint32_t width = c.n_ff > c.n_embd ? c.n_ff : c.n_embd;
+  const uint64_t wide = activation_bytes(max_patches, width);
+  const uint64_t merged = activation_bytes(max_patches / (c.merge * c.merge), c.merged_dim());
+  return scratch + (wide > merged ? wide : merged);
 }
 
 void CpuBackend::patches(const PatchArgs &a) {
