@@ -5,7 +5,8 @@
     python bench/vision.py text.gguf mmproj.gguf --sizes 512x512 1024x768 --rounds 3
 
 Every measurement is a process of its own; engines take turns, so that a noisy machine hurts both.
-Encode is the tower alone (llama.cpp's own clock), first token the time from a prompt of a few words
+Encode is the tower alone (for llama.cpp: the time to the first token, less that of as many tokens of
+text), first token the time from a prompt of a few words
 and the picture to its logits, without loading; CPU are the seconds of all threads in that time, and
 memory is how far the process grew while it worked. Prints a Markdown table of medians.
 """
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -83,7 +85,7 @@ def measure_ours(args: argparse.Namespace, width: int, height: int) -> dict[str,
 
 
 def measure_peer(args: argparse.Namespace, width: int, height: int) -> dict[str, float]:
-    """One picture in llama.cpp; the parent reads the encode time from its log."""
+    """One picture in llama.cpp."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -92,25 +94,36 @@ def measure_peer(args: argparse.Namespace, width: int, height: int) -> dict[str,
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
     params.warmup = params.fit_params = False
     params.cache_ram_mib = params.n_ctx_checkpoints = params.port = 0
-    params.chat_template, params.verbosity = "chatml", 4
+    params.chat_template = "chatml"
     server = xllamacpp.Server(params)
 
-    def ask(size: tuple[int, int]) -> None:
+    def answer_of(answer: Any) -> dict[str, Any]:
+        said = json.loads(answer) if isinstance(answer, str | bytes) else dict(answer)
+        if "error" in said:
+            raise RuntimeError(said["error"])
+        return said
+
+    def ask(size: tuple[int, int]) -> int:
+        """Returns the number of tokens of the prompt."""
         out = io.BytesIO()
         Image.fromarray(pixels(*size)).save(out, "PNG")
         url = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "?"}]
         request = {"messages": [{"role": "user", "content": content}], "max_tokens": 1}
         answer = server.handle_chat_completions(request | {"cache_prompt": False, "stream": False})
-        if "error" in (json.loads(answer) if isinstance(answer, str | bytes) else answer):
-            raise RuntimeError(answer)
+        return int(answer_of(answer)["usage"]["prompt_tokens"])
 
     ask(WARM)
     before, cpu = _status("VmRSS"), _cpu()
     start = time.perf_counter()
-    ask((width, height))
-    first = time.perf_counter() - start
-    return {"first": first, "cpu": _cpu() - cpu, "memory": _status("VmHWM") - before}
+    tokens = ask((width, height))
+    first, cpu = time.perf_counter() - start, _cpu() - cpu
+    grown = _status("VmHWM") - before
+    request = {"prompt": [*range(100, 100 + tokens)], "n_predict": 1, "cache_prompt": False}
+    start = time.perf_counter()
+    answer_of(server.handle_completions(request | {"stream": False}))
+    text = time.perf_counter() - start
+    return {"encode": first - text, "first": first, "cpu": cpu, "memory": grown}
 
 
 def run(engine: str, mmproj: str, size: str, args: argparse.Namespace) -> dict[str, float]:
@@ -123,9 +136,6 @@ def run(engine: str, mmproj: str, size: str, args: argparse.Namespace) -> dict[s
     if done.returncode:
         sys.exit(f"{engine} on {mmproj} failed:\n{done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    if "encode" not in found:
-        logged = re.findall(r"encoded in (\d+) ms", done.stderr + done.stdout)
-        found["encode"] = int(logged[-1]) / 1000 if logged else float("nan")
     return found
 
 
