@@ -5,8 +5,8 @@
     python bench/vision.py text.gguf mmproj.gguf --sizes 512x512 1024x768 --rounds 3
 
 Every measurement is a process of its own; engines take turns, so that a noisy machine hurts both.
-Encode is the tower alone (for llama.cpp: the time to the first token, less that of as many tokens of
-text), first token the time from a prompt of a few words
+Encode is the tower alone (for llama.cpp: the time to the first token less that of as many tokens
+of text), first token the time from a prompt of a few words
 and the picture to its logits, without loading; CPU are the seconds of all threads in that time, and
 memory is how far the process grew while it worked. Prints a Markdown table of medians.
 """
