@@ -119,10 +119,10 @@ def measure_peer(args: argparse.Namespace, width: int, height: int) -> dict[str,
     tokens = ask((width, height))
     first, cpu = time.perf_counter() - start, _cpu() - cpu
     grown = _status("VmHWM") - before
-    request = {"prompt": [*range(100, 100 + tokens)], "n_predict": 1, "cache_prompt": False}
-    start = time.perf_counter()
-    answer_of(server.handle_completions(request | {"stream": False}))
-    text = time.perf_counter() - start
+    # With a projector it takes prompts as text only.
+    request = {"prompt": "7 " * (tokens // 2), "n_predict": 1, "cache_prompt": False}
+    timings = answer_of(server.handle_completions(request | {"stream": False}))["timings"]
+    text = timings["prompt_ms"] / 1000 * tokens / timings["prompt_n"]
     return {"encode": first - text, "first": first, "cpu": cpu, "memory": grown}
 
 

@@ -64,7 +64,9 @@ class Film:
         self._lock = threading.Lock()
         self._decoder = self._start()
         head = self._decoder.head
-        self.times: list[float] = [float(time) for time in head["times"]]  # of the frames, seconds
+        self.times: list[float] = [
+            float(seconds) for seconds in head["times"]
+        ]  # of the frames, seconds
         self.size = int(head["height"]), int(head["width"])  # of the frames, pixels
 
     def _start(self) -> _Decoder:
@@ -156,6 +158,7 @@ class _Decoder:
     def __init__(self, arguments: list[str], deadline: float) -> None:
         self._left = self._deadline = deadline
         self.taken, self.closed = 0, False
+        self._pid = os.getpid()
         package = str(Path(__file__).resolve().parents[2])
         paths = filter(None, [os.environ.get("PYTHONPATH"), package])
         self._child = subprocess.Popen(
@@ -230,8 +233,10 @@ class _Decoder:
         return ImageInvalid(f"the video cannot be decoded: {reason}", hint=_HINT)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, which a forked child leaves to its parent."""
         self.closed = True
+        if os.getpid() != self._pid:
+            return
         self._child.kill()
         self._child.wait()
         self._pipe.close()
