@@ -64,10 +64,9 @@ class Film:
         self._lock = threading.Lock()
         self._decoder = self._start()
         head = self._decoder.head
-        self.times: list[float] = [
-            float(seconds) for seconds in head["times"]
-        ]  # of the frames, seconds
-        self.size = int(head["height"]), int(head["width"])  # of the frames, pixels
+        # Of the frames: seconds, and height and width in pixels.
+        self.times: list[float] = [float(seconds) for seconds in head["times"]]
+        self.size = int(head["height"]), int(head["width"])
 
     def _start(self) -> _Decoder:
         decoder = _Decoder(self._arguments, self._deadline)
