@@ -23,6 +23,11 @@ Status check_threads(int32_t n_threads) {
 
 Status check_params(const qwen35_model_params &params) {
   Q35_TRY(q35::check_struct_size("model_params", params.struct_size, sizeof params));
+  const float factor = params.rope_factor;
+  if (factor != 0.0f && !(factor >= 1.0f && factor <= 1024.0f)) {
+    return fail(QWEN35_ERROR_ARGUMENT, "rope_factor: expected 0, or 1 to 1024, found %g",
+                static_cast<double>(factor));
+  }
   return check_threads(params.n_threads);
 }
 

@@ -4,6 +4,7 @@
 #include "api/api.h"
 #include "runtime/sampler.h"
 #include "runtime/session.h"
+#include "runtime/snapshot.h"
 
 using q35::check_struct_size;
 using q35::clear_error;
@@ -18,6 +19,23 @@ void qwen35_session_defaults(qwen35_session_params *params) {
   params->struct_size = sizeof *params;
 }
 
+namespace {
+
+// Fills in the defaults where there are no parameters.
+Status check_session_params(const qwen35_session_params **params, qwen35_session_params *defaults) {
+  qwen35_session_defaults(defaults);
+  if (*params == nullptr) *params = defaults;
+  Q35_TRY(check_struct_size("session_params", (*params)->struct_size, sizeof **params));
+  if ((*params)->kv_type < QWEN35_KV_AUTO || (*params)->kv_type > QWEN35_KV_IQ4_NL) {
+    return fail(QWEN35_ERROR_ARGUMENT,
+                "kv_type: expected 0 (auto), 1 (f32), 2 (f16), 3 (q8_0) or 4 (iq4_nl), found %d",
+                (*params)->kv_type);
+  }
+  return kOk;
+}
+
+}  // namespace
+
 qwen35_status qwen35_session_create(qwen35_model *model, const qwen35_session_params *params,
                                     qwen35_session **out) {
   clear_error();
@@ -27,14 +45,7 @@ qwen35_status qwen35_session_create(qwen35_model *model, const qwen35_session_pa
     return fail(QWEN35_ERROR_ARGUMENT, "the model was opened with vocab_only: it has no weights");
   }
   qwen35_session_params defaults;
-  qwen35_session_defaults(&defaults);
-  if (params == nullptr) params = &defaults;
-  Q35_TRY(check_struct_size("session_params", params->struct_size, sizeof *params));
-  if (params->kv_type < QWEN35_KV_AUTO || params->kv_type > QWEN35_KV_Q8_0) {
-    return fail(QWEN35_ERROR_ARGUMENT,
-                "kv_type: expected 0 (auto), 1 (f32), 2 (f16) or 3 (q8_0), found %d",
-                params->kv_type);
-  }
+  Q35_TRY(check_session_params(&params, &defaults));
   qwen35_session *session = new (std::nothrow) qwen35_session(model);
   if (session == nullptr) return fail(QWEN35_ERROR_MEMORY, "out of memory for a session handle");
   const Status status = session->init(*params);
@@ -74,6 +85,7 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
     Q35_TRY(check_struct_size("outputs", outputs->struct_size, sizeof *outputs));
     wanted = *outputs;
   }
+  Q35_TRY(q35::check_snapshots(wanted, n));
   return session->eval(tokens, n, wanted, progress, user);
 }
 
@@ -97,11 +109,68 @@ void qwen35_session_clear_cancel(qwen35_session *session) {
   if (session != nullptr) session->cancel.store(0);
 }
 
+qwen35_status qwen35_session_estimate(const qwen35_model *model, int32_t n_threads,
+                                      const qwen35_session_params *params,
+                                      qwen35_session_needs *out) {
+  clear_error();
+  if (model == nullptr) return refuse_null("qwen35_session_estimate", "model");
+  if (out == nullptr) return refuse_null("qwen35_session_estimate", "out");
+  qwen35_session_params defaults;
+  Q35_TRY(check_session_params(&params, &defaults));
+  if (n_threads < 0 || n_threads > 1024) {
+    return fail(QWEN35_ERROR_ARGUMENT, "n_threads: expected 0 to 1024, found %d", n_threads);
+  }
+  return q35::estimate_session(*model, n_threads, *params, out);
+}
+
 void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, uint64_t *committed) {
   if (session == nullptr) return;
   const uint64_t scratch = session->model->batcher.scratch_bytes();
   if (reserved != nullptr) *reserved = session->state.reserved_bytes() + scratch;
   if (committed != nullptr) *committed = session->state.committed_bytes() + scratch;
+}
+
+uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session) {
+  return session == nullptr ? 0 : q35::snapshot_bytes(*session);
+}
+
+uint64_t qwen35_session_state_bytes(const qwen35_session *session) {
+  return session == nullptr ? 0 : q35::state_bytes(*session);
+}
+
+qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out, uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_snapshot", "session");
+  if (out == nullptr) return refuse_null("qwen35_session_snapshot", "out");
+  return q35::take_snapshot(*session, out, bytes);
+}
+
+qwen35_status qwen35_session_restore(qwen35_session *session, const void *snapshot,
+                                     uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_restore", "session");
+  if (snapshot == nullptr) return refuse_null("qwen35_session_restore", "snapshot");
+  return q35::restore_snapshot(session, snapshot, bytes);
+}
+
+uint64_t qwen35_session_token_bytes(const qwen35_session *session) {
+  return session == nullptr ? 0 : session->state.token_bytes();
+}
+
+qwen35_status qwen35_session_export(const qwen35_session *session, uint32_t first, uint32_t n,
+                                    void *out, uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_export", "session");
+  if (out == nullptr) return refuse_null("qwen35_session_export", "out");
+  return q35::export_kv(*session, first, n, out, bytes);
+}
+
+qwen35_status qwen35_session_import(qwen35_session *session, uint32_t first, uint32_t n,
+                                    const void *entries, uint64_t bytes) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_import", "session");
+  if (entries == nullptr) return refuse_null("qwen35_session_import", "entries");
+  return q35::import_kv(session, first, n, entries, bytes);
 }
 
 qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sampler,

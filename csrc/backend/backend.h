@@ -13,17 +13,32 @@ namespace q35 {
 // How keys and values are stored. Q8_0: rows of head_dim int8 values with one float scale each,
 // Hadamard-rotated first. Measured on rows of 256, the rotation with one scale errs by 0.7 % of a
 // row's length whatever its outliers; one scale for 32 values by 0.5 % to 1.2 %, without rotation
-// and one scale by 0.7 % to 2.6 %. One scale also stays out of the inner products.
-enum class KvType : uint32_t { F32 = QWEN35_KV_F32, F16 = QWEN35_KV_F16, Q8_0 = QWEN35_KV_Q8_0 };
+// and one scale by 0.7 % to 2.6 %. One scale also stays out of the inner products. IQ4_NL: the same
+// with 4 bits, places in a table of int8 values (kernels.h).
+enum class KvType : uint32_t {
+  F32 = QWEN35_KV_F32,
+  F16 = QWEN35_KV_F16,
+  Q8_0 = QWEN35_KV_Q8_0,
+  IQ4_NL = QWEN35_KV_IQ4_NL
+};
 
-inline uint32_t kv_value_bytes(KvType type) {
-  return type == KvType::F32 ? 4 : type == KvType::F16 ? 2 : 1;
+// Whether rows are rotated integers with a scale each.
+inline bool kv_is_integer(KvType type) {
+  return type == KvType::Q8_0 || type == KvType::IQ4_NL;
 }
 
-// Bytes of one key, or one value, of one kv head.
+// Bytes of the values of one key, or one value, of one kv head; head_dim is a multiple of 32.
+inline uint64_t kv_values_bytes(KvType type, uint32_t head_dim) {
+  const uint64_t bits = type == KvType::F32    ? 32
+                        : type == KvType::F16  ? 16
+                        : type == KvType::Q8_0 ? 8
+                                               : 4;
+  return head_dim * bits / 8;
+}
+
+// The same with its scale.
 inline uint64_t kv_row_bytes(KvType type, uint32_t head_dim) {
-  const uint64_t scale = type == KvType::Q8_0 ? sizeof(float) : 0;
-  return uint64_t{head_dim} * kv_value_bytes(type) + scale;
+  return kv_values_bytes(type, head_dim) + (kv_is_integer(type) ? sizeof(float) : 0);
 }
 
 // One matrix applied to the shared input of a linear() call.
@@ -46,7 +61,7 @@ struct AttentionArgs {
   const float *cos, *sin;        // [n, n_rot / 2]
   KvType kv_type;
   void *k_cache,
-      *v_cache;  // [n_head_kv, capacity, head_dim], Q8_0: then scales [n_head_kv, capacity]
+      *v_cache;  // [n_head_kv, capacity, head_dim], integers: then scales [n_head_kv, capacity]
   uint32_t capacity;
   float *out;  // [n, n_head * head_dim]
 };
@@ -54,13 +69,14 @@ struct AttentionArgs {
 // The values of an entry in one of the caches of `a`.
 inline uint8_t *kv_row(const AttentionArgs &a, void *cache, uint32_t kv_head, uint32_t position) {
   const uint64_t row = static_cast<uint64_t>(kv_head) * a.capacity + position;
-  return static_cast<uint8_t *>(cache) + row * a.head_dim * kv_value_bytes(a.kv_type);
+  return static_cast<uint8_t *>(cache) + row * kv_values_bytes(a.kv_type, a.head_dim);
 }
 
-// The scale of an entry of an 8-bit cache; those of the next entries follow.
+// The scale of an entry of a cache of integers; those of the next entries follow.
 inline float *kv_scale(const AttentionArgs &a, void *cache, uint32_t kv_head, uint32_t position) {
   const uint64_t rows = static_cast<uint64_t>(a.n_head_kv) * a.capacity;
-  float *scales = reinterpret_cast<float *>(static_cast<uint8_t *>(cache) + rows * a.head_dim);
+  float *scales = reinterpret_cast<float *>(static_cast<uint8_t *>(cache) +
+                                            rows * kv_values_bytes(a.kv_type, a.head_dim));
   return scales + static_cast<uint64_t>(kv_head) * a.capacity + position;
 }
 

@@ -91,6 +91,9 @@ typedef struct qwen35_model_params {
    * Nonzero: they are mapped. The file must then stay as it is while the model is open: where it is
    * cut short, the system ends the process with SIGBUS when a weight is read. */
   int32_t use_mmap;
+  /* 0: rotary positions as the file says. 1 to 1024: YaRN (arXiv 2309.00071) stretches the context
+   * that the model was trained for by this factor; short texts lose a little precision. */
+  float rope_factor;
 } qwen35_model_params;
 
 /* Shape of the opened model. Names follow the Qwen 3.5 configuration. */
@@ -165,8 +168,15 @@ QWEN35_API qwen35_status qwen35_token_bytes(const qwen35_model *model, int32_t t
 typedef struct qwen35_session qwen35_session;
 
 /* How attention keys and values are stored. Q8_0: 8 bits and a scale per row; half the memory of
- * F16 and nearly twice the speed of its part in long contexts, for a small loss of precision. */
-enum { QWEN35_KV_AUTO = 0, QWEN35_KV_F32 = 1, QWEN35_KV_F16 = 2, QWEN35_KV_Q8_0 = 3 };
+ * F16 and nearly twice the speed of its part in long contexts, for a small loss of precision.
+ * IQ4_NL: 4 bits of a table of 16 values, a quarter of the memory of F16, for a loss that shows. */
+enum {
+  QWEN35_KV_AUTO = 0,
+  QWEN35_KV_F32 = 1,
+  QWEN35_KV_F16 = 2,
+  QWEN35_KV_Q8_0 = 3,
+  QWEN35_KV_IQ4_NL = 4
+};
 
 typedef struct qwen35_session_params {
   uint32_t struct_size;
@@ -183,6 +193,12 @@ typedef struct qwen35_outputs {
   float *logits;       /* [rows, n_vocab] or NULL */
   float *hidden;       /* [rows, n_embd], after the final norm, or NULL */
   float *hidden_sum;   /* [n_embd]: the sum of the hidden rows is added to it, or NULL */
+  /* Snapshots on the way, see qwen35_session_snapshot(): [n_snapshots] after how many tokens of the
+   * call, ascending, and where to, state_bytes each. At multiples of 32 they change no bit of any
+   * result; elsewhere the last bits may differ, as they do when a call is cut there. */
+  uint32_t n_snapshots;
+  const uint32_t *snapshot_at;
+  void *const *snapshots;
 } qwen35_outputs;
 
 /* Called after every batch, on the thread of the eval, with the tokens done so far; return nonzero
@@ -222,10 +238,51 @@ QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, co
 QWEN35_API void qwen35_session_cancel(qwen35_session *session);
 /* Drops a cancel request that came too late. */
 QWEN35_API void qwen35_session_clear_cancel(qwen35_session *session);
+/* What a session takes of memory, in bytes; no weights need to be loaded. */
+typedef struct qwen35_session_needs {
+  uint64_t token_bytes; /* keys and values of a token */
+  uint64_t kv;          /* of the whole context */
+  uint64_t state;       /* recurrent state */
+  uint64_t scratch; /* shared by all sessions of a model, with the copies that cancelling needs */
+} qwen35_session_needs;
+
+/* params may be NULL; n_threads as in qwen35_model_params. kv_type AUTO counts as F16 where the
+ * weights were not loaded. */
+QWEN35_API qwen35_status qwen35_session_estimate(const qwen35_model *model, int32_t n_threads,
+                                                 const qwen35_session_params *params,
+                                                 qwen35_session_needs *out);
 /* Bytes of address space reserved for the session and bytes committed so far, including the scratch
  * memory that all sessions of the model share; each may be NULL. */
 QWEN35_API void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved,
                                       uint64_t *committed);
+
+/* Copies. A session's attention caches can be cut back to any token; its recurrent state cannot,
+ * and has a fixed size. So a snapshot holds the state without the caches, and entries of the caches
+ * are copied apart: those of a prefix serve every sequence that begins with it. Copies fit sessions
+ * of the same model, kv_type and engine version. None of these calls may run during an eval. */
+
+/* Bytes of a snapshot taken now: those of the recurrent state, and of the kept logits if any. */
+QWEN35_API uint64_t qwen35_session_snapshot_bytes(const qwen35_session *session);
+/* The same without logits, as snapshots on the way are. */
+QWEN35_API uint64_t qwen35_session_state_bytes(const qwen35_session *session);
+/* Copies state, position and kept logits to `out` of exactly snapshot_bytes. */
+QWEN35_API qwen35_status qwen35_session_snapshot(const qwen35_session *session, void *out,
+                                                 uint64_t bytes);
+/* Goes to where the snapshot was taken. The session must hold entries for every token before that
+ * position, evaluated or imported; that they are the right ones is the caller's business. Entries
+ * behind the position stay and may be exported or restored to until they are overwritten. */
+QWEN35_API qwen35_status qwen35_session_restore(qwen35_session *session, const void *snapshot,
+                                                uint64_t bytes);
+/* Bytes of one token's entries in all caches. */
+QWEN35_API uint64_t qwen35_session_token_bytes(const qwen35_session *session);
+/* Copies the entries of tokens first .. first + n - 1 to `out`, n * token_bytes: token after token,
+ * so that copies can be cut and joined anywhere. */
+QWEN35_API qwen35_status qwen35_session_export(const qwen35_session *session, uint32_t first,
+                                               uint32_t n, void *out, uint64_t bytes);
+/* Writes entries that an export gave, without a gap behind those there are. Restore a snapshot
+ * afterwards: entries before the position change what the session remembers. */
+QWEN35_API qwen35_status qwen35_session_import(qwen35_session *session, uint32_t first, uint32_t n,
+                                               const void *entries, uint64_t bytes);
 
 /* ---- vision ------------------------------------------------------------------------------- */
 

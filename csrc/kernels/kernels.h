@@ -148,6 +148,11 @@ struct Kernels {
   // n; returns the scale.
   float (*quantize_i16)(const float *x, const float *factor, uint32_t n, int16_t *q);
   void (*i8_to_f32)(const int8_t *x, float scale, uint32_t n, float *y);
+  // x: [n], n % 32 == 0 -> places in kNormal16, two in a byte: byte i of each 16 holds value i of
+  // 32 in its low half and value 16 + i in its high half. Returns the scale. For a step or a row at
+  // a time: the scalar code serves every tier.
+  float (*quantize_i4)(const float *x, uint32_t n, uint8_t *packed);
+  void (*unpack_i4)(const uint8_t *packed, uint32_t n, int8_t *q);
   // In place, its own inverse: the orthonormal Walsh-Hadamard transform of each block of x, whose
   // length is the largest power of two that divides n. It spreads outliers over the block.
   void (*hadamard)(float *x, uint32_t n);
@@ -158,6 +163,12 @@ struct Kernels {
   // the peak that the matrix kernels are measured against.
   uint64_t (*int8_peak_loop)(uint64_t iterations);
 };
+
+// The 16 values that represent a normal distribution with the least squared error (Lloyd-Max),
+// which is what the values of a rotated row are like; the largest of them is 2.733 standard
+// deviations.
+constexpr int8_t kNormal16[16] = {-127, -96, -75, -58, -44, -31, -18, -6,
+                                  6,    18,  31,  44,  58,  75,  96,  127};
 
 // CPU tiers, weakest first.
 enum class Isa { Scalar, Avx2, Avx512, Neon, NeonDotprod, NeonI8mm };

@@ -242,6 +242,13 @@ Status read_vocabulary(const File &file, Config *c) {
 
 }  // namespace
 
+void stretch_context(Config *c, float factor) {
+  c->rope_scaling = RopeScaling::Yarn;
+  c->rope_factor = factor;
+  const double tokens = static_cast<double>(c->rope_original_ctx) * static_cast<double>(factor);
+  c->n_ctx_train = tokens < kMaxContext ? static_cast<uint32_t>(tokens) : kMaxContext;
+}
+
 Status read_config(const File &file, Config *out) {
   Config c = {};
   Q35_TRY(check_architecture(file));

@@ -46,6 +46,9 @@ struct Config {
   uint32_t conv_channels() const { return 2 * lin_k_dim() + lin_v_dim(); }
 };
 
+// Stretches the context by YaRN, in place of what the file says.
+void stretch_context(Config *config, float factor);
+
 // Reads and checks every architecture key. Errors name key, offset, expected and found.
 [[nodiscard]] Status read_config(const gguf::File &file, Config *out);
 

@@ -1,5 +1,6 @@
 // What one sequence remembers: attention caches that grow with every token, and recurrent states of
 // fixed size. Unlike a cache, a recurrent state cannot be cut back; it can only be copied.
+// Next: runtime/snapshot.h makes copies that the caller keeps.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,21 @@ class SequenceState {
 
   // Recurrent part only: what a cancelled batch has to put back.
   [[nodiscard]] Status save_recurrent(Array<float> *out) const;
-  void restore_recurrent(const Array<float> &saved);
+  void restore_recurrent(const Array<float> &saved) { set_recurrent(saved.data()); }
+  // The part of one layer, to its place among [recurrent_count()] floats.
+  void copy_recurrent(uint32_t layer, void *floats) const;
+  void set_recurrent(const void *floats);                        // [recurrent_count()], unaligned
+  const float *recurrent() const { return recurrent_floats(); }  // [recurrent_count()]
+  uint64_t recurrent_count() const { return recurrent_.size() / sizeof(float); }
+
+  // Entries of all caches, copied out and in. The bytes of one token lie together, [n,
+  // token_bytes()], so that a copy can be cut and joined anywhere. Entries up to filled() exist:
+  // those behind the position are leftovers, of use to a caller who knows their tokens.
+  uint64_t token_bytes() const { return token_bytes_; }
+  uint32_t filled() const { return filled_; }
+  void export_entries(uint32_t first, uint32_t n, uint8_t *out) const;
+  // first <= filled() and first + n <= capacity().
+  void import_entries(uint32_t first, uint32_t n, const uint8_t *in);
 
   uint32_t position() const { return position_; }
   uint32_t capacity() const { return capacity_; }
@@ -31,6 +46,7 @@ class SequenceState {
   void advance(uint32_t n, uint32_t rotary) {
     position_ += n;
     rotary_ += rotary;
+    if (filled_ < position_) filled_ = position_;
   }
   // Forgets the tokens from `position` on; the recurrent state has to be put back apart.
   void cut(uint32_t position, uint32_t rotary) {
@@ -48,9 +64,13 @@ class SequenceState {
 
  private:
   float *recurrent_floats() const { return reinterpret_cast<float *>(recurrent_.data()); }
-  uint64_t recurrent_count() const { return recurrent_.size() / sizeof(float); }
+  // visit(entries of a kind: those of one kv head of one cache, bytes of each)
+  template <class Visit>
+  void each_row(Visit visit) const;
 
-  uint32_t position_ = 0, rotary_ = 0, capacity_ = 0;
+  uint32_t position_ = 0, rotary_ = 0, capacity_ = 0, filled_ = 0;
+  uint32_t n_caches_ = 0;  // keys and values of a layer are two
+  uint32_t n_head_kv_ = 0, head_dim_ = 0;
   KvType kv_type_ = KvType::F16;
   Array<uint32_t> index_;     // [n_layer] among the layers of the same kind
   uint64_t cache_bytes_ = 0;  // of the keys, or of the values, of one layer

@@ -112,13 +112,22 @@ void TextForward::delta_layer(const Pass &pass, uint32_t layer) {
   uint64_t t = 0;
   for (uint32_t i = 0; i < pass.n_segments; i++) {
     const Segment &s = pass.segments[i];
-    pass.backend->delta_net({s.n, s.state->position(), c.lin_k_heads, c.lin_v_heads, c.lin_head_dim,
-                             c.rms_eps, qkv + t * c.conv_channels(), z + t * c.lin_v_dim(),
-                             alpha + t * c.lin_v_heads, beta + t * c.lin_v_heads,
-                             pass.model.taps(layer), w.dt_bias, w.a, w.norm,
-                             s.state->conv_state(layer), s.state->delta_state(layer),
-                             mixed_.data() + t * c.lin_v_dim()});
-    t += s.n;
+    uint32_t done = 0;
+    const auto advance = [&](uint32_t n) {
+      pass.backend->delta_net({n, s.state->position() + done, c.lin_k_heads, c.lin_v_heads,
+                               c.lin_head_dim, c.rms_eps, qkv + t * c.conv_channels(),
+                               z + t * c.lin_v_dim(), alpha + t * c.lin_v_heads,
+                               beta + t * c.lin_v_heads, pass.model.taps(layer), w.dt_bias, w.a,
+                               w.norm, s.state->conv_state(layer), s.state->delta_state(layer),
+                               mixed_.data() + t * c.lin_v_dim()});
+      done += n;
+      t += n;
+    };
+    for (uint32_t m = 0; m < s.marks.n; m++) {
+      if (s.marks.at[m] > done) advance(s.marks.at[m] - done);
+      s.state->copy_recurrent(layer, s.marks.states[m]);
+    }
+    if (s.n > done) advance(s.n - done);
   }
   const LinearJob output = job(w.out, added_.data());
   pass.backend->linear(mixed_.data(), pass.n, c.lin_v_dim(), &output, 1);

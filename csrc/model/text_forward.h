@@ -13,6 +13,13 @@
 
 namespace q35 {
 
+// Where copies of the recurrent state are taken on the way through a segment.
+struct Marks {
+  uint32_t n = 0;
+  const uint32_t *at = nullptr;      // [n] tokens of the segment before the copy, ascending
+  uint8_t *const *states = nullptr;  // [n] each for recurrent_count() floats, unaligned
+};
+
 // Consecutive tokens of one sequence: text, or a part of a picture.
 struct Segment {
   SequenceState *state;
@@ -21,6 +28,7 @@ struct Segment {
   const float *rows;      // [n, n_embd] what the vision tower gave for the cells of a picture
   uint32_t columns;       // of the picture
   uint32_t first_cell;    // cell of the picture that the segment begins with
+  Marks marks = {};
 };
 
 class TextForward {

@@ -91,6 +91,7 @@ Status qwen35_model::open(const char *path, const qwen35_model_params &params) {
   q35::gguf::File file;
   Q35_TRY(file.open(path));
   Q35_TRY(q35::read_config(file, &text.config));
+  if (params.rope_factor != 0.0f) q35::stretch_context(&text.config, params.rope_factor);
   Q35_TRY(q35::build_tokenizer(file, &tokenizer));
   Q35_TRY(q35::copy_strings(file, &strings));
   if (params.vocab_only != 0) return q35::kOk;

@@ -2,6 +2,9 @@
 
 #include <cstring>
 
+#include "base/cpu.h"
+#include "runtime/snapshot.h"
+
 using q35::fail;
 using q35::kOk;
 using q35::Status;
@@ -18,25 +21,58 @@ q35::KvType choose_kv_type(int32_t wanted, const qwen35_model &model) {
   if (wanted == QWEN35_KV_F32) return q35::KvType::F32;
   if (wanted == QWEN35_KV_F16) return q35::KvType::F16;
   if (wanted == QWEN35_KV_Q8_0) return q35::KvType::Q8_0;
+  if (wanted == QWEN35_KV_IQ4_NL) return q35::KvType::IQ4_NL;
   const bool f32 = model.matrix_type == static_cast<int32_t>(q35::DType::F32);
   return f32 ? q35::KvType::F32 : q35::KvType::F16;
 }
 
 }  // namespace
 
-Status qwen35_session::init(const qwen35_session_params &params) {
-  const q35::Config &c = model->config;
-  const uint32_t n_ctx = params.n_ctx == 0 ? c.n_ctx_train : params.n_ctx;
-  n_batch = params.n_batch == 0 ? kDefaultBatch : params.n_batch;
-  if (n_batch > kMaxBatch) {
-    return fail(QWEN35_ERROR_ARGUMENT, "n_batch: expected 1 to %u, found %u", kMaxBatch, n_batch);
+namespace q35 {
+
+Status session_sizes(const qwen35_model &model, const qwen35_session_params &params,
+                     SessionSizes *out) {
+  SessionSizes sizes = {params.n_ctx == 0 ? model.config.n_ctx_train : params.n_ctx,
+                        params.n_batch == 0 ? kDefaultBatch : params.n_batch,
+                        choose_kv_type(params.kv_type, model)};
+  if (sizes.n_batch > kMaxBatch) {
+    return fail(QWEN35_ERROR_ARGUMENT, "n_batch: expected 1 to %u, found %u", kMaxBatch,
+                sizes.n_batch);
   }
-  if (n_batch > n_ctx) n_batch = n_ctx;
-  if (n_batch < q35::kGemvMaxCols) n_batch = q35::kGemvMaxCols;
-  Q35_TRY(state.init(c, n_ctx, choose_kv_type(params.kv_type, *model)));
+  if (sizes.n_batch > sizes.n_ctx) sizes.n_batch = sizes.n_ctx;
+  if (sizes.n_batch < kGemvMaxCols) sizes.n_batch = kGemvMaxCols;
+  *out = sizes;
+  return kOk;
+}
+
+// Makes what a session would make, without using it.
+Status estimate_session(const qwen35_model &model, int32_t n_threads,
+                        const qwen35_session_params &params, qwen35_session_needs *out) {
+  SessionSizes sizes;
+  Q35_TRY(session_sizes(model, params, &sizes));
+  SequenceState state;
+  Q35_TRY(state.init(model.config, sizes.n_ctx, sizes.kv_type));
+  ThreadPool pool;
+  Q35_TRY(pool.start(n_threads > 0 ? n_threads : usable_cores()));
+  Batcher batcher(model.text, model.kernels, &pool);
+  Q35_TRY(batcher.reserve(sizes.n_batch));
+  const uint64_t recurrent = sizeof(float) * state.recurrent_count();
+  const uint64_t logits = sizeof(float) * uint64_t{model.config.n_vocab};
+  *out = {state.token_bytes(), state.token_bytes() * sizes.n_ctx, recurrent,
+          batcher.scratch_bytes() + recurrent + logits};
+  return kOk;
+}
+
+}  // namespace q35
+
+Status qwen35_session::init(const qwen35_session_params &params) {
+  q35::SessionSizes sizes;
+  Q35_TRY(q35::session_sizes(*model, params, &sizes));
+  n_batch = sizes.n_batch;
+  Q35_TRY(state.init(model->config, sizes.n_ctx, sizes.kv_type));
   Q35_TRY(model->batcher.reserve(n_batch));
   Q35_TRY(rows_.reserve(n_batch));
-  return kept_logits.resize(c.n_vocab);
+  return kept_logits.resize(model->config.n_vocab);
 }
 
 void qwen35_session::reset() {
@@ -62,6 +98,7 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
   }
   Q35_TRY(check_room(n));
   qwen35_outputs outputs = wanted;  // its pointers move on as rows are given
+  given_ = 0;
   for (size_t done = 0; done < n;) {
     const uint32_t count = next_piece(done, n);
     const bool last = done + count == n;
@@ -126,6 +163,19 @@ Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_c
   return kOk;
 }
 
+// Finds the snapshots that are due within the next n tokens.
+Status qwen35_session::place_marks(uint32_t n, const qwen35_outputs *outputs) {
+  marks_.clear();
+  mark_states_.clear();
+  for (uint32_t i = 0; i < outputs->n_snapshots; i++) {
+    const size_t at = outputs->snapshot_at[i] - given_;
+    if (at > n) break;
+    Q35_TRY(marks_.push_back(static_cast<uint32_t>(at)));
+    Q35_TRY(mark_states_.push_back(q35::state_of(outputs->snapshots[i])));
+  }
+  return kOk;
+}
+
 // Evaluates a piece of a call, gives what is asked for of it and moves the output pointers on.
 Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                                   qwen35_outputs *outputs) {
@@ -134,8 +184,10 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
     const bool wanted = want == nullptr ? last && i + 1 == n : want[i] != 0;
     if (wanted) Q35_TRY(rows_.push_back(i));
   }
+  Q35_TRY(place_marks(n, outputs));
   q35::Job job;
   job.segment = {&state, n, tokens, nullptr, 0, 0};
+  job.segment.marks = {static_cast<uint32_t>(marks_.size()), marks_.data(), mark_states_.data()};
   job.cancel = &cancel;
   job.rows = rows_.data();
   job.n_rows = static_cast<uint32_t>(rows_.size());
@@ -148,6 +200,13 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
   if (keep && !only_hidden) job.last_logits = kept_logits.data();
   has_logits = false;
   Q35_TRY(model->batcher.run(&job));
+  for (uint32_t i = 0; i < job.segment.marks.n; i++) {
+    q35::write_header(*this, marks_[i], outputs->snapshots[i]);
+  }
+  outputs->n_snapshots -= job.segment.marks.n;
+  outputs->snapshot_at += job.segment.marks.n;
+  outputs->snapshots += job.segment.marks.n;
+  given_ += n;
   state.advance(n, n);
   has_logits = job.last_logits != nullptr;
   if (outputs->hidden != nullptr) outputs->hidden += job.n_rows * n_embd();

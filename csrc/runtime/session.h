@@ -31,6 +31,7 @@ struct qwen35_session {
   uint64_t n_embd() const { return model->config.n_embd; }
   q35::Status check_room(size_t n) const;
   uint32_t next_piece(size_t done, size_t n);
+  q35::Status place_marks(uint32_t n, const qwen35_outputs *outputs);
   q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                          qwen35_outputs *outputs);
   q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
@@ -38,4 +39,24 @@ struct qwen35_session {
 
   q35::Array<float> before_;   // recurrent state before a picture
   q35::Array<uint32_t> rows_;  // wanted rows of a piece
+  // Snapshots due in a piece, counted from its first token, and tokens of the call before it.
+  q35::Array<uint32_t> marks_;
+  q35::Array<uint8_t *> mark_states_;
+  size_t given_ = 0;
 };
+
+namespace q35 {
+
+// What the parameters of a session come to.
+struct SessionSizes {
+  uint32_t n_ctx, n_batch;
+  KvType kv_type;
+};
+
+[[nodiscard]] Status session_sizes(const qwen35_model &model, const qwen35_session_params &params,
+                                   SessionSizes *out);
+[[nodiscard]] Status estimate_session(const qwen35_model &model, int32_t n_threads,
+                                      const qwen35_session_params &params,
+                                      qwen35_session_needs *out);
+
+}  // namespace q35

@@ -29,6 +29,7 @@ from .errors import (
     Qwen35Error,
     SessionBusy,
     SessionClosed,
+    StateInvalid,
     VisionMissing,
 )
 from .llama import Llama
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .chat.openai import ChatCompletion, ChatCompletionChunk
     from .chat.render import Media, Rendered
     from .chat.tools import function_schema
+    from .session import Session, Snapshot
 
 __version__ = version()
 
@@ -70,6 +72,8 @@ _LATER = {
     "Mapped": "_map",
     "Media": "chat.render",
     "Rendered": "chat.render",
+    "Session": "session",
+    "Snapshot": "session",
     "ToolCall": "chat.answer",
     "function_schema": "chat.tools",
 }
@@ -114,8 +118,11 @@ __all__ = [
     "Qwen35Error",
     "Rendered",
     "Sampling",
+    "Session",
     "SessionBusy",
     "SessionClosed",
+    "Snapshot",
+    "StateInvalid",
     "Text",
     "TextStream",
     "Timings",

@@ -8,16 +8,22 @@ them in the order of their arrival (_turn.py).
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ._alive import Alive
 from ._handles import Detokenizer, Model, Session
 from ._lazy_tower import LazyTower
-from ._slot import Progress, Slot
+from ._prefix import Markers, Node, Tree, state_file
+from ._slot import PrefixCache, Progress, Slot
 from ._turn import Hold, Turn
-from .errors import SessionClosed
+from .errors import FileError, InvalidArgument, Qwen35Error, SessionClosed, StateInvalid
+
+if TYPE_CHECKING:
+    from ._prefix.disk import DiskCache
 
 __all__ = ["Engine", "Progress", "Slot"]
 
@@ -36,15 +42,22 @@ class Engine:
         *,
         n_parallel: int,
         prefix_cache: bool,
+        prefix_bytes: int = 0,
+        batch: int = 512,
+        fingerprint: Callable[[], str] = str,
+        disk: DiskCache | None = None,
         find_tower: Callable[[], Path] | None = None,
     ) -> None:
         self.model = model
         self.info = model.info
         self.alive = Alive(model)
         self.tower = LazyTower(model, self.alive, find_tower)
+        tree = Tree(prefix_bytes)
+        self._fingerprint = fingerprint
+        self.cache = PrefixCache(tree, Markers.find(model.tokenize), batch, prefix_cache, disk)
         n_slots = 0 if open_session is None else n_parallel
         self.slots = [
-            Slot(self.alive, open_session, self.tower, prefix_cache=prefix_cache)
+            Slot(self.alive, open_session, self.tower, self.cache)
             for _ in range(n_slots)
             if open_session is not None
         ]
@@ -59,6 +72,10 @@ class Engine:
 
     def close(self) -> None:
         """Cancels what runs and frees model and sessions as soon as no call uses them."""
+        if self.cache.disk is not None and not self.alive.closed:
+            self.alive.cancel()
+            with contextlib.suppress(Qwen35Error), self.hold_first() as held:
+                held.slot.settle()
         self.alive.close()
 
     def hold(self, tokens: Sequence[int] = ()) -> Hold[Slot]:
@@ -84,6 +101,48 @@ class Engine:
             raise SessionClosed(
                 "this Llama has no weights", hint="open the model without vocab_only=True"
             )
+
+    def check_node(self, node: Node | None) -> None:
+        """Raises unless a node is one of this model's."""
+        if node is not None and node.root is not self.cache.tree.root:
+            raise InvalidArgument("the snapshot belongs to another Llama")
+
+    # ---- states in files -------------------------------------------------------------------------
+
+    def save_node(self, path: Path, node: Node, notes: Mapping[str, Any]) -> int:
+        """Writes all that a session needs to go on from a node; returns the size."""
+        with self.hold_first() as held, held.slot.timeline() as timeline:
+            entries, snapshot = timeline.copy_node(node)
+            try:
+                return state_file.write(
+                    path,
+                    model=self._fingerprint(),
+                    start=0,
+                    tokens=node.all_tokens(),
+                    entries=entries,
+                    snapshot=snapshot,
+                    logits=node.logits,
+                    notes={**notes, "drawn": node.drawn},
+                )
+            except OSError as error:
+                raise FileError(f"cannot write {path}: {error}") from error
+
+    def load_node(self, path: Path) -> tuple[state_file.Header, Node]:
+        """The header of a saved state and its node, with a pin."""
+        try:
+            header = state_file.read_header(path)
+            if header.model != self._fingerprint():
+                raise StateInvalid(
+                    f"{path} was saved with another model, or with another kv_type, rope_scaling "
+                    "or version of qwen35cpp"
+                )
+            tokens = state_file.read_tokens(header)
+            entries = state_file.read_section(header, "entries")
+            snapshot = state_file.read_section(header, "snapshot")
+        except OSError as error:
+            raise FileError(f"cannot read {path}: {error}") from error
+        with self.hold_first() as held, held.slot.timeline() as timeline:
+            return header, timeline.add_node(header, tokens, entries, snapshot)
 
     # ---- any thread, without a slot -------------------------------------------------------------
 

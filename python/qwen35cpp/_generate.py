@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -40,6 +40,8 @@ class Request:
     special: bool
     progress: Progress | None
     spans: Sequence[Span] = ()  # the pictures in `tokens`
+    resume: bool = False  # go on from what is known of `tokens` whatever the settings
+    at_end: Callable[[Slot], None] | None = None  # called when the answer is complete
 
 
 class Decoding:
@@ -71,7 +73,10 @@ class Decoding:
         """Evaluates the prompt."""
         self._started = time.perf_counter()
         self._cached = self._slot.begin(
-            self._request.tokens, self._request.progress, self._request.spans
+            self._request.tokens,
+            self._request.progress,
+            self._request.spans,
+            resume=self._request.resume,
         )
         self._prefilled = time.perf_counter()
 
@@ -113,7 +118,7 @@ class Decoding:
         self._held.adopt()
 
     def describe(self, text: Text) -> None:
-        """Writes tokens, figures and reasons into the whole text."""
+        """Ends the request: writes tokens, figures and reasons into the whole text."""
         decoding = time.perf_counter() - self._prefilled - self._paused
         prompt, made = len(self._request.tokens), len(self.tokens)
         text.tokens = self.tokens
@@ -124,6 +129,9 @@ class Decoding:
             self._prefilled - self._started, decoding, prompt - self._cached, made
         )
         text.seed = self._request.seed
+        if self._request.at_end is not None:
+            self._request.at_end(self._slot)
+        self._slot.settle()
 
 
 def generate(engine: Engine, request: Request) -> Generator[Chunk, None, Text]:

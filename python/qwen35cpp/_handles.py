@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+Buffer = bytes | bytearray | memoryview  # holding whole bytes, contiguous
+
 KV_TYPES = {
     "auto": lib.QWEN35_KV_AUTO,
     "f32": lib.QWEN35_KV_F32,
     "f16": lib.QWEN35_KV_F16,
     "q8_0": lib.QWEN35_KV_Q8_0,
+    "iq4_nl": lib.QWEN35_KV_IQ4_NL,
 }
 
 
@@ -178,6 +181,39 @@ class Session:
         call = (self.pointer, values, *grid, total, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval_picture(*call))
 
+    def snapshot(self) -> bytearray:
+        """What cannot be cut back: recurrent state, position, kept logits; not the caches."""
+        out = bytearray(lib.qwen35_session_snapshot_bytes(self.pointer))
+        check(lib.qwen35_session_snapshot(self.pointer, ffi.from_buffer(out), len(out)))
+        return out
+
+    def restore(self, snapshot: Buffer) -> None:
+        """Goes to where a snapshot was taken; the caches must hold the tokens before it."""
+        data = ffi.from_buffer(snapshot)
+        check(lib.qwen35_session_restore(self.pointer, data, len(data)))
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a snapshot without logits."""
+        return int(lib.qwen35_session_state_bytes(self.pointer))
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's entries in all caches."""
+        return int(lib.qwen35_session_token_bytes(self.pointer))
+
+    def export_entries(self, first: int, n: int) -> bytearray:
+        """The cache entries of n tokens from `first` on, [n, token_bytes]."""
+        out = bytearray(n * self.token_bytes)
+        check(lib.qwen35_session_export(self.pointer, first, n, ffi.from_buffer(out), len(out)))
+        return out
+
+    def import_entries(self, first: int, entries: Buffer) -> None:
+        """Writes entries that an export gave from token `first` on."""
+        data = ffi.from_buffer(entries)
+        n = len(data) // self.token_bytes
+        check(lib.qwen35_session_import(self.pointer, first, n, data, len(data)))
+
     def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         """Draws a token from the logits that the last eval kept."""
         check(lib.qwen35_session_sample(self.pointer, sampler.pointer, sampler.drawn))
@@ -236,7 +272,10 @@ class Vision:
 
 
 class Outputs:
-    """Where an eval writes its results; the arrays must have the shapes of qwen35_outputs."""
+    """Where an eval writes its results; the arrays must have the shapes of qwen35_outputs.
+
+    `snapshots`: after how many tokens of the eval one is taken, and memory for it.
+    """
 
     def __init__(
         self,
@@ -245,6 +284,7 @@ class Outputs:
         logits: Floats | None = None,
         hidden: Floats | None = None,
         hidden_sum: Floats | None = None,
+        snapshots: Mapping[int, bytearray] | None = None,
     ) -> None:
         self.struct = ffi.new("qwen35_outputs *")
         self.struct.struct_size = ffi.sizeof("qwen35_outputs")
@@ -252,6 +292,13 @@ class Outputs:
         if want is not None:
             self._alive.append(ffi.from_buffer("uint8_t[]", want))
             self.struct.want = self._alive[-1]
+        if snapshots:
+            places = sorted(snapshots)
+            memory = [ffi.from_buffer(snapshots[at], require_writable=True) for at in places]
+            at, to = ffi.new("uint32_t[]", places), ffi.new("void *[]", memory)
+            self._alive += [at, to, *memory]
+            self.struct.n_snapshots = len(places)
+            self.struct.snapshot_at, self.struct.snapshots = at, to
         for name, array in (("logits", logits), ("hidden", hidden), ("hidden_sum", hidden_sum)):
             if array is not None:
                 self._alive.append(ffi.from_buffer("float[]", array, require_writable=True))

@@ -1,27 +1,31 @@
 """One timeline of tokens: what a session holds, how it is made to hold a prompt, how to go on.
 
 A caller uses a slot only while it holds it (Engine.hold), and `_session_lock` for each call: a
-second Ctrl-C may free a caller before its helper thread has left the session. `_history` may hold
-more than was evaluated (after Ctrl-C or an error); the session's position says how much of it is
-true.
+second Ctrl-C may free a caller before its helper thread has left the session. What the session
+knows, and how it comes back to what it knew, is the business of _prefix/.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
 from ._handles import Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
+from ._prefix import Markers, Plan, Timeline, Tree
+from ._prefix.tree import common_length
 from .errors import Cancelled, SessionClosed
 from .types import TokenLogprob
 
 if TYPE_CHECKING:
     from ._handles import Floats
+    from ._prefix.disk import DiskCache
     from .vision import Span, View
 
 Progress = _interrupt.Report
@@ -34,6 +38,17 @@ def _part(progress: Progress | None, base: int, total: int) -> Progress | None:
     return lambda done, _part: progress(base + done, total)
 
 
+@dataclass(frozen=True)
+class PrefixCache:
+    """What the slots of a model know together."""
+
+    tree: Tree
+    markers: Markers
+    batch: int  # tokens evaluated at once
+    enabled: bool  # for every request; otherwise only for those that ask
+    disk: DiskCache | None = None
+
+
 class Slot:
     """A session with its history. It is opened when it is first used."""
 
@@ -42,15 +57,13 @@ class Slot:
         alive: Alive,
         open_session: Callable[[], Session],
         tower: LazyTower,
-        *,
-        prefix_cache: bool,
+        cache: PrefixCache,
     ) -> None:
         self._alive, self._open, self._tower = alive, open_session, tower
-        self._prefix_cache = prefix_cache
+        self._cache = cache
         self._session: Session | None = None
+        self._made: Timeline | None = None
         self._session_lock = threading.Lock()
-        self._history: list[int] = []
-        self._logits_kept = False  # those of the last token of _history
         self._cancels = 0  # of _alive, when the request began
         self._used = 0.0  # when a request began last
 
@@ -68,11 +81,9 @@ class Slot:
         return self._session is not None
 
     def worth(self, tokens: Sequence[int]) -> tuple[int, float]:
-        """Orders slots by their use for `tokens`: the prefix known, then the longest out of use."""
-        known = len(self._history)
-        if self._history != list(tokens[:known]):
-            known = 0
-        return known, -self._used
+        """Orders slots by their use for `tokens`: the prefix held, then the longest out of use."""
+        held = self._made.held if self._made is not None else []
+        return common_length(held, list(tokens)), -self._used
 
     def memory(self) -> tuple[int, int]:
         """Bytes reserved and committed for the context."""
@@ -85,47 +96,106 @@ class Slot:
         with self._alive, self._session_lock:
             return self.session.position
 
-    def reset(self) -> None:
-        """Forgets every token."""
-        self._cancels = self._alive.cancels
+    @property
+    def _timeline(self) -> Timeline:
+        session = self.session
+        if self._made is None:
+            cache = self._cache
+            self._made = Timeline(session, cache.tree, cache.markers, cache.disk)
+        return self._made
+
+    @contextlib.contextmanager
+    def timeline(self) -> Iterator[Timeline]:
+        """The timeline, while nothing else uses the session."""
+        timeline = self._timeline
         with self._alive, self._session_lock:
-            self.session.reset()
-            self._history.clear()
-            self._logits_kept = False
+            yield timeline
+
+    def reset(self, *, forget: bool = False) -> None:
+        """Goes back to where there are no tokens; `forget` empties the prefix cache as well."""
+        self._cancels = self._alive.cancels
+        with self.timeline() as timeline:
+            if forget:
+                timeline.forget()
+            else:
+                timeline.reset()
 
     def begin(
         self,
         tokens: Sequence[int],
         progress: Progress | None = None,
         spans: Sequence[Span] = (),
+        *,
+        resume: bool = False,
     ) -> int:
-        """Makes the session stand after exactly `tokens`; returns how many were there already.
+        """Makes the session stand after exactly `tokens`; returns how many were known already.
 
-        `spans` are the pictures in the tokens, in order, see vision/prompt.py. The recurrent state
-        cannot be cut back, so what was evaluated before is of use only when the whole of it is a
-        prefix of `tokens`.
+        `spans` are the pictures in the tokens, in order, see vision/prompt.py. `resume` uses what
+        is known of them even where the prefix cache is off.
         """
         self._used = time.monotonic()
         with self._alive:
             self.session.clear_cancel()
             self._cancels = self._alive.cancels
-            known = self._known_prefix(tokens)
-            if not known:
-                self.reset()
-            done = known
-            for span in spans:
-                if span.end <= known:
-                    continue
-                report = _part(progress, done - known, len(tokens) - known)
-                if done < span.start:
-                    self.eval(tokens[done : span.start], progress=report)
-                report = _part(progress, span.start - known, len(tokens) - known)
-                self.eval_picture(span.picture, tokens[span.start : span.end], report)
-                done = span.end
-            if done < len(tokens):
-                report = _part(progress, done - known, len(tokens) - known)
-                self.eval(tokens[done:], progress=report)
+            cache = self._cache
+            plan = Plan(len(tokens), spans, cache.batch)
+            known = common = 0
+            with self.timeline() as timeline:
+                if cache.enabled or resume:
+                    known, common = timeline.begin(tokens, plan.fits)
+                else:
+                    timeline.reset()
+            keep: set[int] = set()
+            if cache.enabled or resume:
+                keep = plan.snapshots(known, cache.markers.places(tokens), common)
+            pictures = {span.start: span.picture for span in spans}
+            for start, end in plan.parts(known):
+                report = _part(progress, start - known, len(tokens) - known)
+                if start in pictures:
+                    self.eval_picture(pictures[start], tokens[start:end], report)
+                    if end in keep:
+                        with self.timeline() as timeline:
+                            timeline.keep()
+                else:
+                    last = end == len(tokens)
+                    self._read(
+                        tokens,
+                        start,
+                        end,
+                        [at for at in keep if start < at <= end],
+                        report,
+                        logits=last,
+                    )
             return known
+
+    def _read(
+        self,
+        tokens: Sequence[int],
+        start: int,
+        end: int,
+        keep: Sequence[int],
+        progress: Progress | None,
+        *,
+        logits: bool,
+    ) -> None:
+        """Evaluates a part of a prompt, and takes the snapshots that are due on the way."""
+        session, places = self.session, sorted(keep)
+        marks = {at - start: bytearray(session.state_bytes) for at in places}
+        want = None if logits else bytes(end - start)
+        outputs = Outputs(want=want, snapshots=marks)
+
+        def evaluate(report: Progress | None) -> None:
+            with self._alive, self._session_lock:
+                session.eval(tokens[start:end], outputs, report)
+
+        try:
+            self._advance(tokens[start:end], evaluate, progress, drawn=False)
+        finally:
+            with self._session_lock:
+                for at in places:
+                    if not self._alive.closed and at <= session.position:
+                        self._timeline.keep_snapshot(at, marks[at - start])
+        self._timeline.logits_kept = logits
 
     def eval_picture(
         self,
@@ -147,16 +217,7 @@ class Slot:
             with self._alive, self._session_lock:
                 session.eval_picture(rows, picture.grid, report, hidden_sum)
 
-        self._advance(ids, evaluate, progress)
-        self._logits_kept = False
-
-    def _known_prefix(self, tokens: Sequence[int]) -> int:
-        known = self.position
-        if not self._prefix_cache or known > len(tokens):
-            return 0
-        if known == len(tokens) and not self._logits_kept:
-            return 0
-        return known if self._history[:known] == list(tokens[:known]) else 0
+        self._advance(ids, evaluate, progress, drawn=False)
 
     def eval(
         self,
@@ -175,21 +236,22 @@ class Slot:
             with self._alive, self._session_lock:
                 session.eval(tokens, outputs, report)
 
-        self._advance(tokens, evaluate, progress)
-        self._logits_kept = outputs is None
+        self._advance(tokens, evaluate, progress, drawn=True)
+        self._timeline.logits_kept = outputs is None
 
     def _advance(
         self,
         tokens: Sequence[int],
         evaluate: Callable[[Progress | None], None],
         progress: Progress | None,
+        *,
+        drawn: bool,
     ) -> None:
         """Runs an evaluation that adds `tokens`, and puts things right when it fails."""
-        session = self.session
+        session, timeline = self.session, self._timeline
         with self._alive:
-            del self._history[self.position :]
-            self._history.extend(tokens)
-            self._logits_kept = False
+            with self._session_lock:
+                timeline.advancing()
             try:
                 if len(tokens) == 1:
                     evaluate(None)
@@ -200,6 +262,15 @@ class Slot:
                 if isinstance(error, Cancelled) and self._alive.closed:
                     raise SessionClosed("this Llama was closed during the call") from None
                 raise
+            finally:
+                with self._session_lock:
+                    timeline.advanced(tokens, drawn=drawn)
+
+    def settle(self) -> None:
+        """After a request: writes what is worth it to the disk cache, if there is one."""
+        if self._cache.disk is not None:
+            with self.timeline() as timeline:
+                timeline.save_all()
 
     def sample(self, sampler: Sampler) -> tuple[int, TokenLogprob | None]:
         """Draws a token from the logits of the last token evaluated."""

@@ -73,6 +73,12 @@ class ContextTooLong(Qwen35Error, ValueError):
     hint = "open the model with a larger n_ctx or shorten the prompt"
 
 
+class StateInvalid(Qwen35Error, ValueError):
+    """A saved state is damaged, or belongs to another model or other settings."""
+
+    code = "state_invalid"
+
+
 class ImageInvalid(Qwen35Error, ValueError):
     """A picture or video cannot be read, or exceeds a limit."""
 

@@ -5,6 +5,7 @@ Next: _generate.py is the generation loop, _engine.py the model and session behi
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,15 @@ from . import _completion
 from ._bundled import tiny_path
 from ._compat import warn_ignored
 from ._engine import Engine
-from ._generate import TextStream, generate
-from ._handles import KV_TYPES, Model, Outputs, Session
+from ._generate import Request, TextStream, generate
+from ._handles import KV_TYPES, Model, Outputs
+from ._handles import Session as NativeSession
+from ._memory import default_cache
+from ._native import version
+from ._prefix.fingerprint import fingerprint
 from ._request import GenerateOptions, Progress, Prompt, Stop, prepare, utf8
 from .chat.methods import ChatMethods
-from .errors import InvalidArgument, ModelNotFound
+from .errors import FileError, InvalidArgument, ModelNotFound
 from .sampling import Sampling, recommended
 from .types import Completion, EmbeddingResponse, ModelInfo, Text
 
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._completion import CompletionOptions
+    from ._prefix.disk import DiskCache
+    from .session import Session, Snapshot
     from .vision import Budget, PicturePrompt, Preset, Source, View
 
     Floats = NDArray[np.float32]
@@ -42,10 +49,12 @@ class LoadOptions(TypedDict, total=False):
     n_batch: int | None
     n_parallel: int
     seed: int | None
-    kv_type: Literal["auto", "f16", "f32", "q8_0"]
+    kv_type: Literal["auto", "f16", "f32", "q8_0", "iq4_nl"]
     use_mmap: bool | None
     vocab_only: bool
     prefix_cache: bool
+    prefix_cache_bytes: int | None
+    cache_dir: str | os.PathLike[str] | None
     mmproj: str | os.PathLike[str] | None
     verbose: bool
 
@@ -63,9 +72,12 @@ class Llama(ChatMethods):
     long prompt, and the next call works. A stream counts as a call until it is read to its end or
     closed; a call from the thread that reads it raises SessionBusy when it would have to wait.
 
-    A prompt that begins with everything evaluated before goes on from there. The engine may then
-    round differently in the last bits than it does for the whole prompt at once:
-    `prefix_cache=False` evaluates every prompt from its start.
+    What was read before is not read again: states are kept where prompts tend to part (after the
+    system prompt with its tools, before and after each turn of the user, after pictures, within
+    long text), and a prompt goes on from the last one that it has in common with those before it.
+    The results are the same to the last bit as those of a prompt read from its start; only behind
+    tokens that were drawn, as in a loop of tools, the engine may round differently in the last
+    bits. `prefix_cache=False` reads every prompt from its start.
 
     Args:
         model_path: the GGUF file; for a sharded model any of its files.
@@ -74,11 +86,16 @@ class Llama(ChatMethods):
         n_batch: tokens evaluated at once in prefill; bounds the scratch memory.
         n_parallel: calls that may run at once. Each takes a context of its own when calls overlap.
         seed: used by every call without a seed of its own; None draws a new one for each call.
-        kv_type: how keys and values are stored: "auto", "f16", "f32" or "q8_0" (half the memory
-            of "f16" and faster in long contexts, slightly less exact).
+        kv_type: how keys and values are stored: "auto", "f16", "f32", "q8_0" (half the memory of
+            "f16" and faster in long contexts, slightly less exact) or "iq4_nl" (a quarter of it,
+            for contexts that would not fit; the loss shows).
         use_mmap: map the weights instead of reading them; None lets the engine choose.
         vocab_only: read only the tokenizer and the shape of the model.
-        prefix_cache: go on from the tokens evaluated before, see above.
+        prefix_cache: go on from what was read before, see above.
+        prefix_cache_bytes: memory for states besides the contexts; what saves least work for its
+            size is dropped first. None: 512 MiB, or a sixteenth of the machine's memory if less.
+        cache_dir: a folder where states that took long to compute are kept as well, so that system
+            prompts and tools are known after a restart. Files of 4 GiB at most, the oldest go.
         mmproj: the vision tower's file. None looks for `mmproj-NAME.gguf` (or the only mmproj file)
             beside the model, then inside the model's own file, when the first picture comes.
         verbose: accepted for compatibility; the engine never prints.
@@ -94,10 +111,12 @@ class Llama(ChatMethods):
         n_batch: int | None = None,
         n_parallel: int = 4,
         seed: int | None = None,
-        kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto",
+        kv_type: Literal["auto", "f16", "f32", "q8_0", "iq4_nl"] = "auto",
         use_mmap: bool | None = None,
         vocab_only: bool = False,
         prefix_cache: bool = True,
+        prefix_cache_bytes: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         mmproj: str | os.PathLike[str] | None = None,
         verbose: bool = False,  # noqa: ARG002
         **ignored: object,
@@ -114,12 +133,21 @@ class Llama(ChatMethods):
         model = Model(
             _existing(model_path), n_threads=n_threads, use_mmap=mmap, vocab_only=int(vocab_only)
         )
+
+        stored = kv_type
+        if kv_type == "auto":
+            stored = "f32" if model.info.matrix_type == "F32" else "f16"
+        identity = functools.partial(fingerprint, Path(os.fsdecode(model_path)), stored, version())
         settings = {"n_ctx": n_ctx, "n_batch": n_batch, "kv_type": KV_TYPES[kv_type]}
         self._engine = Engine(
             model,
-            None if vocab_only else (lambda: Session(model, **settings)),
+            None if vocab_only else (lambda: NativeSession(model, **settings)),
             n_parallel=n_parallel,
             prefix_cache=prefix_cache,
+            prefix_bytes=default_cache() if prefix_cache_bytes is None else prefix_cache_bytes,
+            fingerprint=identity,
+            disk=None if cache_dir is None else _disk_cache(cache_dir, identity()),
+            batch=n_batch or 512,
             find_tower=find_tower,
         )
         self._end_tokens = self._find_end_tokens()
@@ -210,12 +238,9 @@ class Llama(ChatMethods):
             progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
         """
         tokens = self._prompt_tokens(prompt, special)
-        request = prepare(
-            self._engine,
+        request = self._generation(
             self._with_images(tokens, images, budget) if images else tokens,
-            recommended(self.info),
-            self._end_tokens,
-            self.seed if seed is None else seed,
+            seed=seed,
             max_tokens=max_tokens,
             sampling=sampling,
             temperature=temperature,
@@ -235,6 +260,17 @@ class Llama(ChatMethods):
         )
         answer = TextStream(generate(self._engine, request))
         return answer if stream else answer.drain()
+
+    def _generation(
+        self,
+        tokens: list[int] | PicturePrompt,
+        *,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Request:
+        """A request to continue tokens, with the options of `generate` except for pictures."""
+        card, own = recommended(self.info), self.seed if seed is None else seed
+        return prepare(self._engine, tokens, card, self._end_tokens, own, **options)
 
     @overload
     def create_completion(
@@ -347,15 +383,46 @@ class Llama(ChatMethods):
         return logits if all_logits else logits[0]
 
     def reset(self) -> None:
-        """Forgets every token evaluated."""
+        """Forgets every token evaluated, also those of the prefix cache in memory."""
         with self._engine.hold_first() as held:
-            held.slot.reset()
+            held.slot.reset(forget=True)
 
     @property
     def n_tokens(self) -> int:
         """Tokens evaluated so far: the position of the next one."""
         with self._engine.hold_first() as held:
             return held.slot.position
+
+    # ---- keeping a state ------------------------------------------------------------------------
+
+    def session(self, *, system: str | None = None) -> Session:
+        """A text or conversation of its own that can be kept, branched and saved, see Session.
+
+        `system` are instructions before the conversation.
+        """
+        from .session import Session
+
+        return Session(self, system=system)
+
+    def save_state(self) -> Snapshot:
+        """What `eval` has made of the tokens so far, for `load_state`; also of calls before."""
+        from .session import Snapshot
+
+        with self._engine.hold_first() as held, held.slot.timeline() as timeline:
+            return Snapshot(timeline.tokens, (), timeline.keep(pinned=True))
+
+    def load_state(self, state: Snapshot) -> None:
+        """Goes to where `save_state`, or a session's snapshot, was taken: `eval` goes on there."""
+        self._engine.check_node(state._node)
+        with self._engine.hold_first() as held:
+            with held.slot.timeline() as timeline:
+                if state._node is None:
+                    timeline.reset()
+                else:
+                    timeline.go(state._node)
+            ahead = state._tokens[held.slot.position :]
+            if ahead:
+                held.slot.eval(ahead)
 
     # ---- text and tokens ------------------------------------------------------------------------
 
@@ -475,6 +542,15 @@ def _existing(path: str | os.PathLike[str]) -> bytes:
         hint = f"in that folder: {', '.join(f.name for f in nearby)}" if nearby else None
         raise ModelNotFound(f"there is no file {str(file)!r}", hint=hint)
     return os.fsencode(file)
+
+
+def _disk_cache(folder: str | os.PathLike[str], model: str) -> DiskCache:
+    from ._prefix.disk import DiskCache
+
+    try:
+        return DiskCache(Path(os.fsdecode(folder)), model)
+    except OSError as error:
+        raise FileError(f"cache_dir: {error}") from error
 
 
 def _tower_finder(

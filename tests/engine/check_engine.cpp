@@ -224,7 +224,7 @@ int main(int argc, char **argv) {
   }
   const std::vector<int32_t> tokens = make_tokens(kPrompt, 7);
   const Model model = open_model(argv[1], 3);
-  for (const int32_t kv_type : {QWEN35_KV_F32, QWEN35_KV_F16, QWEN35_KV_Q8_0}) {
+  for (const int32_t kv_type : {QWEN35_KV_F32, QWEN35_KV_F16, QWEN35_KV_Q8_0, QWEN35_KV_IQ4_NL}) {
     g_kv_type = kv_type;
     const Logits expected = check_thread_counts(argv[1], tokens);
     check_two_sessions(model.get(), tokens, expected);

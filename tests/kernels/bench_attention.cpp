@@ -38,8 +38,8 @@ struct AttentionBench {
     for (uint32_t h = 0; h < a.n_head_kv; h++) {
       for (uint32_t i = kSeed; i < depth; i++) {
         std::memcpy(kv_row(a, cache, h, i), kv_row(a, cache, h, i % kSeed),
-                    uint64_t{a.head_dim} * kv_value_bytes(a.kv_type));
-        if (a.kv_type != KvType::Q8_0) continue;
+                    kv_values_bytes(a.kv_type, a.head_dim));
+        if (!kv_is_integer(a.kv_type)) continue;
         *kv_scale(a, cache, h, i) = *kv_scale(a, cache, h, i % kSeed);
       }
     }
@@ -133,7 +133,10 @@ int main(int argc, char **argv) {
   const struct {
     KvType type;
     const char *name;
-  } types[] = {{KvType::F32, "f32"}, {KvType::F16, "f16"}, {KvType::Q8_0, "q8_0"}};
+  } types[] = {{KvType::F32, "f32"},
+               {KvType::F16, "f16"},
+               {KvType::Q8_0, "q8_0"},
+               {KvType::IQ4_NL, "iq4_nl"}};
   ThreadPool pool;
   if (pool.start(threads) != kOk) return 1;
   for (const Isa isa : {Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Scalar}) {

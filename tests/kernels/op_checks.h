@@ -387,6 +387,35 @@ inline void check_rotation(Report &report, const Kernels &k, Random &random, uin
   }
 }
 
+// Every value gets the nearest of the 16, and unpacking is exact.
+inline void check_i4(Report &report, const Kernels &k, Random &random, uint32_t n) {
+  Floats x(n);
+  Guarded<uint8_t> packed(n / 2);
+  Guarded<int8_t> q(n);
+  fill(x, random);
+  const float scale = k.quantize_i4(x.data(), n, packed.data());
+  k.unpack_i4(packed.data(), n, q.data());
+  double squares = 0, products = 0, lengths = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    const uint8_t byte = packed[i / 32 * 16 + i % 16];
+    const int8_t want = kNormal16[i % 32 < 16 ? byte & 15 : byte >> 4];
+    report.that(q[i] == want, "unpack_i4", n, i);
+    squares += double{x[i]} * x[i];
+    products += double{x[i]} * want;
+    lengths += double{want} * want;
+  }
+  report.near("quantize_i4 scale", n, scale, products / lengths, 1e-5 * products / lengths);
+  const double step = 2.733 / 127 * std::sqrt(squares / n);  // what the places were chosen with
+  for (uint32_t i = 0; i < n; i++) {
+    double least = 1e30;
+    for (const int8_t value : kNormal16) least = std::min(least, std::fabs(x[i] / step - value));
+    report.near("quantize_i4", n, std::fabs(x[i] / step - q[i]), least, 1e-3);
+  }
+  fill(x, random);
+  for (uint32_t i = 0; i < n; i++) x[i] = 0.0f;
+  report.that(k.quantize_i4(x.data(), n, packed.data()) == 0.0f, "quantize_i4 of zeros", n, 0);
+}
+
 inline void check_gemm_f32(Report &report, const Kernels &k, Random &random, uint32_t m,
                            uint32_t k_count, bool transposed, float alpha) {
   const uint64_t a_row = transposed ? 1 : k_count + 3, a_k = transposed ? m + 3 : 1;
@@ -527,6 +556,7 @@ inline void check_ops(Report &report, const Kernels &kernels, const Kernels &sca
   }
   for (const uint32_t n : {32u, 64u, 96u, 256u, 448u, 512u})
     check_rotation(report, kernels, random, n);
+  for (const uint32_t n : {32u, 96u, 256u, 512u}) check_i4(report, kernels, random, n);
   for (uint32_t m = 1; m < 28; m++) {
     for (const bool transposed : {false, true}) {
       check_gemm_f32(report, kernels, random, m, 1 + random.below(70), transposed,

@@ -28,6 +28,12 @@ def test_threads_sessions_and_cancels(
     run_check("check_engine", tiny_model(**options).path)
 
 
+def test_snapshots(
+    run_check: Callable[..., str], tiny_model: Callable[..., tiny_gguf.TinyModel]
+) -> None:
+    run_check("check_snapshot", tiny_model(type="Q8_0").path)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="failures are injected by GNU ld's --wrap")
 @pytest.mark.parametrize(
     "options",

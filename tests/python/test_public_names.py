@@ -17,15 +17,16 @@ NAMES = [
     "CpuNotSupported", "EmbeddingResponse", "FileError", "ForkedProcess", "ImageInvalid",
     "InternalError", "InvalidArgument", "Llama", "Mapped", "Media", "MissingExtra", "ModelInfo",
     "ModelInvalid", "ModelNotFound", "ModelUnsupported", "NotEnoughMemory", "NotSupported",
-    "Qwen35Error", "Rendered", "Sampling", "SessionBusy", "SessionClosed", "Text", "TextStream",
-    "Timings", "TokenLogprob", "ToolCall", "Usage", "VisionInfo", "VisionMissing",
-    "function_schema", "recommended", "system_info", "version",
+    "Qwen35Error", "Rendered", "Sampling", "Session", "SessionBusy", "SessionClosed", "Snapshot",
+    "StateInvalid", "Text", "TextStream", "Timings", "TokenLogprob", "ToolCall", "Usage",
+    "VisionInfo", "VisionMissing", "function_schema", "recommended", "system_info", "version",
 ]  # fmt: skip
 LLAMA = [
     "cancel", "chat", "close", "context_memory", "create_chat_completion",
     "create_chat_completion_openai_v1", "create_completion", "create_embedding", "decode",
-    "detokenize", "embed", "eval", "generate", "info", "locate", "map", "metadata", "n_ctx",
-    "n_embd", "n_threads", "n_tokens", "n_vocab", "render_chat", "reset", "run_tools", "tiny",
+    "detokenize", "embed", "eval", "generate", "info", "load_state", "locate", "map", "metadata",
+    "n_ctx", "n_embd", "n_threads", "n_tokens", "n_vocab", "render_chat", "reset", "run_tools",
+    "save_state", "session", "tiny",
     "token_eos", "tokenize",
 ]  # fmt: skip
 

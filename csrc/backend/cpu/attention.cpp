@@ -11,19 +11,29 @@ namespace q35 {
 
 // Memory of attend_split, for the query rows of one kv head.
 struct FewScratch {
-  float *scores;     // [group, kKvTile]
-  float *p_scale;    // [group]
-  float *q_scale;    // [n, group]
-  int16_t *weights;  // [group, kKvTile]: scores times the scales of the values, for 8-bit caches
-  int16_t *queries;  // [n, group, head_dim], for 8-bit caches
+  float *scores;   // [group, kKvTile]
+  float *p_scale;  // [group]
+  float *q_scale;  // [n, group]
+  // For caches of integers.
+  int16_t *weights;       // [group, kKvTile]: scores times the scales of the values
+  int16_t *queries;       // [n, group, head_dim]
+  int8_t *keys, *values;  // [kKvTile, head_dim]: a tile of a 4-bit cache
 
-  FewScratch(float *at, uint32_t n, uint32_t group) {
+  FewScratch(float *at, uint32_t n, uint32_t group, uint32_t head_dim) {
     scores = at;
     p_scale = scores + group * kKvTile;
     q_scale = p_scale + group;
     weights = reinterpret_cast<int16_t *>(q_scale + n * group);
     queries = weights + group * kKvTile;
+    keys = reinterpret_cast<int8_t *>(queries + n * group * head_dim);
+    values = keys + kKvTile * head_dim;
   }
+};
+
+// Cache entries that few rows look at together, 4-bit ones unpacked.
+struct Tile {
+  uint32_t first;
+  const void *keys, *values;  // [kKvTile, head_dim]
 };
 
 // Query rows of one kv head.
@@ -54,11 +64,15 @@ void store_cache(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t
       *kv_scale(a, cache, kv_head, position) =
           k.quantize_i8(x, a.head_dim, reinterpret_cast<int8_t *>(row));
       break;
+    case KvType::IQ4_NL:
+      *kv_scale(a, cache, kv_head, position) = k.quantize_i4(x, a.head_dim, row);
+      break;
   }
 }
 
 // Dimensions [dim, dim + dims) of `count` cache entries as floats: the cache itself when it holds
-// floats, else decoded to `buffer`. *stride: floats between entries.
+// floats, else decoded to `buffer`, dim and dims then being multiples of 32. *stride: floats
+// between entries.
 const float *load_part(const Kernels &k, const AttentionArgs &a, void *cache, uint32_t kv_head,
                        uint32_t first, uint32_t count, uint32_t dim, uint32_t dims, float *buffer,
                        uint64_t *stride) {
@@ -74,6 +88,13 @@ const float *load_part(const Kernels &k, const AttentionArgs &a, void *cache, ui
       case KvType::Q8_0:
         k.i8_to_f32(reinterpret_cast<const int8_t *>(row) + dim,
                     *kv_scale(a, cache, kv_head, first + i), dims, buffer + i * dims);
+        break;
+      case KvType::IQ4_NL:
+        for (uint32_t at = 0; at < dims; at += 32) {
+          int8_t values[32];
+          k.unpack_i4(row + (dim + at) / 2, 32, values);
+          k.i8_to_f32(values, *kv_scale(a, cache, kv_head, first + i), 32, buffer + i * dims + at);
+        }
         break;
     }
   }
@@ -115,13 +136,13 @@ void CpuBackend::prepare_heads(const AttentionArgs &a) {
         kernels_.rms_norm(q, a.q_norm, a.head_dim, a.eps, q);
         kernels_.rope(q, cos, sin, a.n_rot);
         kernels_.scale(q, q_scale, a.head_dim);
-        if (a.kv_type == KvType::Q8_0) kernels_.hadamard(q, a.head_dim);
+        if (kv_is_integer(a.kv_type)) kernels_.hadamard(q, a.head_dim);
       }
       for (uint32_t h = 0; h < a.n_head_kv; h++) {
         const uint64_t at = (static_cast<uint64_t>(t) * a.n_head_kv + h) * a.head_dim;
         kernels_.rms_norm(a.k + at, a.k_norm, a.head_dim, a.eps, a.k + at);
         kernels_.rope(a.k + at, cos, sin, a.n_rot);
-        if (a.kv_type == KvType::Q8_0) {
+        if (kv_is_integer(a.kv_type)) {
           kernels_.hadamard(a.k + at, a.head_dim);
           kernels_.hadamard(a.v + at, a.head_dim);
         }
@@ -176,50 +197,59 @@ void CpuBackend::attend_split(const AttentionArgs &a, uint32_t split, uint32_t k
   const uint32_t begin = split * length;
   const uint32_t end = begin + length < n_positions ? begin + length : n_positions;
   float *partial = partial_.data() + partial_at(a, split, kv_head);
-  const FewScratch scratch(thread_scratch(thread), a.n, group);
+  const FewScratch scratch(thread_scratch(thread), a.n, group, d);
   for (uint32_t r = 0; r < rows; r++) {
     float *p = partial + r * partial_stride(a);
     std::memset(p, 0, sizeof(float) * partial_stride(a));
     p[d] = -INFINITY;
-    if (a.kv_type == KvType::Q8_0) {
+    if (kv_is_integer(a.kv_type)) {
       const float *q = query_of(a, r / group, kv_head * group + r % group);
       scratch.q_scale[r] = kernels_.quantize_i16(q, nullptr, d, scratch.queries + r * d);
     }
   }
   for (uint32_t j = begin; j < end; j += kKvTile) {
     const uint32_t count = end - j < kKvTile ? end - j : kKvTile;
+    Tile tile = {j, kv_row(a, a.k_cache, kv_head, j), kv_row(a, a.v_cache, kv_head, j)};
+    if (a.kv_type == KvType::IQ4_NL) {
+      kernels_.unpack_i4(static_cast<const uint8_t *>(tile.keys), count * d, scratch.keys);
+      kernels_.unpack_i4(static_cast<const uint8_t *>(tile.values), count * d, scratch.values);
+      tile.keys = scratch.keys;
+      tile.values = scratch.values;
+    }
     for (uint32_t t = 0; t < a.n; t++) {
       if (a.position + t < j) continue;
       const uint32_t visible = a.position + t + 1 - j;
-      attend_tile(a, kv_head, t, j, visible < count ? visible : count, scratch, partial);
+      attend_tile(a, kv_head, t, tile, visible < count ? visible : count, scratch, partial);
     }
   }
 }
 
-// The rows of one token over `n` cache entries.
-void CpuBackend::attend_tile(const AttentionArgs &a, uint32_t kv_head, uint32_t t, uint32_t first,
+// The rows of one token over the first n entries of a tile.
+void CpuBackend::attend_tile(const AttentionArgs &a, uint32_t kv_head, uint32_t t, const Tile &tile,
                              uint32_t n, const FewScratch &scratch, float *partial) {
   const uint32_t group = a.n_head / a.n_head_kv, d = a.head_dim;
   const uint64_t stride = partial_stride(a);
-  const uint8_t *keys = kv_row(a, a.k_cache, kv_head, first);
-  const uint8_t *values = kv_row(a, a.v_cache, kv_head, first);
-  // The first token fetches for all: the values of this tile, then the keys of the next.
-  const uint8_t *next_values = t == 0 ? values : nullptr;
-  const uint8_t *next_keys = t == 0 ? kv_row(a, a.k_cache, kv_head, first + kKvTile) : nullptr;
+  const void *keys = tile.keys, *values = tile.values;
+  // The first token fetches for all: the values of this tile, then the keys of the next. Unpacked
+  // ones are there already.
+  const bool fetch = t == 0 && a.kv_type != KvType::IQ4_NL;
+  const void *next_values = fetch ? values : nullptr;
+  const void *next_keys = fetch ? kv_row(a, a.k_cache, kv_head, tile.first + kKvTile) : nullptr;
   const float *q = query_of(a, t, kv_head * group);
   float *scores = scratch.scores, *out = partial + t * group * stride;
   switch (a.kv_type) {
     case KvType::F32:
-      kernels_.qk_f32(q, 2 * d, group, reinterpret_cast<const float *>(keys), d, n, d, scores,
-                      kKvTile, next_values);
+      kernels_.qk_f32(q, 2 * d, group, static_cast<const float *>(keys), d, n, d, scores, kKvTile,
+                      next_values);
       break;
     case KvType::F16:
-      kernels_.qk_f16(q, 2 * d, group, reinterpret_cast<const uint16_t *>(keys), d, n, d, scores,
+      kernels_.qk_f16(q, 2 * d, group, static_cast<const uint16_t *>(keys), d, n, d, scores,
                       kKvTile, next_values);
       break;
     case KvType::Q8_0:
+    case KvType::IQ4_NL:
       kernels_.qk_q8(scratch.queries + t * group * d, scratch.q_scale + t * group, group,
-                     reinterpret_cast<const int8_t *>(keys), kv_scale(a, a.k_cache, kv_head, first),
+                     static_cast<const int8_t *>(keys), kv_scale(a, a.k_cache, kv_head, tile.first),
                      n, d, scores, kKvTile, next_values);
       break;
   }
@@ -227,23 +257,24 @@ void CpuBackend::attend_tile(const AttentionArgs &a, uint32_t kv_head, uint32_t 
     float *o = out + r * stride, *row = scores + r * kKvTile;
     const float shrink = kernels_.softmax_step(row, n, o + d, o + d + 1);
     if (shrink != 1.0f) kernels_.scale(o, shrink, d);
-    if (a.kv_type == KvType::Q8_0) {
-      scratch.p_scale[r] = kernels_.quantize_i16(row, kv_scale(a, a.v_cache, kv_head, first), n,
-                                                 scratch.weights + r * kKvTile);
+    if (kv_is_integer(a.kv_type)) {
+      scratch.p_scale[r] = kernels_.quantize_i16(row, kv_scale(a, a.v_cache, kv_head, tile.first),
+                                                 n, scratch.weights + r * kKvTile);
     }
   }
   switch (a.kv_type) {
     case KvType::F32:
-      kernels_.pv_f32(scores, kKvTile, group, reinterpret_cast<const float *>(values), d, n, d, out,
+      kernels_.pv_f32(scores, kKvTile, group, static_cast<const float *>(values), d, n, d, out,
                       stride, next_keys);
       break;
     case KvType::F16:
-      kernels_.pv_f16(scores, kKvTile, group, reinterpret_cast<const uint16_t *>(values), d, n, d,
-                      out, stride, next_keys);
+      kernels_.pv_f16(scores, kKvTile, group, static_cast<const uint16_t *>(values), d, n, d, out,
+                      stride, next_keys);
       break;
     case KvType::Q8_0:
+    case KvType::IQ4_NL:
       kernels_.pv_q8(scratch.weights, kKvTile, scratch.p_scale, group,
-                     reinterpret_cast<const int8_t *>(values), n, d, out, stride, next_keys);
+                     static_cast<const int8_t *>(values), n, d, out, stride, next_keys);
       break;
   }
 }
@@ -270,7 +301,7 @@ void CpuBackend::merge_splits(const AttentionArgs &a, uint32_t t, uint32_t head)
     kernels_.add(out, p, d);
   }
   kernels_.scale(out, 1.0f / sum, d);
-  if (a.kv_type == KvType::Q8_0) kernels_.hadamard(out, d);  // the values were rotated
+  if (kv_is_integer(a.kv_type)) kernels_.hadamard(out, d);  // the values were rotated
   kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
 }
 
@@ -309,7 +340,7 @@ void CpuBackend::attend_blocks(const AttentionArgs &a, uint32_t kv_head, uint32_
     float *out = a.out + (static_cast<uint64_t>(t) * a.n_head + head) * d;
     const float inverse = 1.0f / b.l[column];
     for (uint32_t i = 0; i < d; i++) out[i] = b.outputs[i * kTileCols + column] * inverse;
-    if (a.kv_type == KvType::Q8_0) kernels_.hadamard(out, d);
+    if (kv_is_integer(a.kv_type)) kernels_.hadamard(out, d);
     kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
   }
 }

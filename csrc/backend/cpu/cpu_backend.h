@@ -13,6 +13,7 @@ namespace q35 {
 struct Config;
 struct VisionConfig;
 struct FewScratch;
+struct Tile;
 struct Block;
 
 class CpuBackend final : public Backend {
@@ -77,7 +78,7 @@ class CpuBackend final : public Backend {
   void prepare_heads(const AttentionArgs &args);
   void attend_few(const AttentionArgs &args);
   void attend_split(const AttentionArgs &args, uint32_t split, uint32_t kv_head, int thread);
-  void attend_tile(const AttentionArgs &args, uint32_t kv_head, uint32_t token, uint32_t first,
+  void attend_tile(const AttentionArgs &args, uint32_t kv_head, uint32_t token, const Tile &tile,
                    uint32_t count, const FewScratch &scratch, float *partial);
   void merge_splits(const AttentionArgs &args, uint32_t token, uint32_t head);
   void attend_blocks(const AttentionArgs &args, uint32_t kv_head, uint32_t first, uint32_t count,

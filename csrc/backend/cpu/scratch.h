@@ -81,7 +81,8 @@ inline uint64_t decoded_floats(uint32_t head_dim) {
 inline uint64_t attention_scratch_floats(const Config &c) {
   const uint64_t group = c.n_head / c.n_head_kv, rows = group * kGemvMaxCols;
   const uint64_t many = kMaxBlocks * block_floats(c.head_dim) + decoded_floats(c.head_dim);
-  const uint64_t few = group * (kKvTile + kKvTile / 2 + 1) + rows * (c.head_dim / 2 + 1) + 64;
+  const uint64_t few = group * (kKvTile + kKvTile / 2 + 1) + rows * (c.head_dim / 2 + 1) +
+                       uint64_t{kKvTile} * c.head_dim / 2 + 64;
   return many > few ? many : few;
 }
 

@@ -90,6 +90,47 @@ void s_i8_to_f32(const int8_t *x, float scale, uint32_t n, float *y) {
   for (uint32_t i = 0; i < n; i++) y[i] = scale * static_cast<float>(x[i]);
 }
 
+// Place of the value of kNormal16 that is nearest to x.
+uint8_t nearest_place(float x) {
+  const float size = std::fabs(x);
+  uint8_t above = 0;  // of the eight sizes, those smaller than the nearest
+  for (uint32_t i = 8; i < 15; i++) {
+    above += size > 0.5f * static_cast<float>(kNormal16[i] + kNormal16[i + 1]) ? 1 : 0;
+  }
+  return static_cast<uint8_t>(x < 0.0f ? 7 - above : 8 + above);
+}
+
+float s_quantize_i4(const float *x, uint32_t n, uint8_t *packed) {
+  float squares = 0.0f;
+  for (uint32_t i = 0; i < n; i++) squares += x[i] * x[i];
+  float scale = 2.733f / 127.0f * std::sqrt(squares / static_cast<float>(n));
+  if (!(scale > 0.0f && scale <= 3e38f)) scale = 0.0f;  // NaN and infinity: a damaged file
+  const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+  float products = 0.0f, lengths = 0.0f;
+  for (uint32_t first = 0; first < n; first += 32) {
+    for (uint32_t i = 0; i < 16; i++) {
+      const float low = x[first + i], high = x[first + 16 + i];
+      const uint8_t a = nearest_place(low * inverse), b = nearest_place(high * inverse);
+      const float p = kNormal16[a], q = kNormal16[b];
+      products += low * p + high * q;
+      lengths += p * p + q * q;
+      packed[first / 2 + i] = static_cast<uint8_t>(a | b << 4);
+    }
+  }
+  // The scale that fits the chosen values best.
+  return scale > 0.0f ? products / lengths : 0.0f;
+}
+
+void s_unpack_i4(const uint8_t *packed, uint32_t n, int8_t *q) {
+  for (uint32_t first = 0; first < n; first += 32) {
+    for (uint32_t i = 0; i < 16; i++) {
+      const uint8_t byte = packed[first / 2 + i];
+      q[first + i] = kNormal16[byte & 15];
+      q[first + 16 + i] = kNormal16[byte >> 4];
+    }
+  }
+}
+
 void s_hadamard(float *x, uint32_t n) {
   const uint32_t block = n & (0u - n);
   const float norm = 1.0f / std::sqrt(static_cast<float>(block));
@@ -119,6 +160,8 @@ void q35_init_attention_scalar(Kernels *t) {
   t->quantize_i8 = s_quantize_i8;
   t->quantize_i16 = s_quantize_i16;
   t->i8_to_f32 = s_i8_to_f32;
+  t->quantize_i4 = s_quantize_i4;
+  t->unpack_i4 = s_unpack_i4;
   t->hadamard = s_hadamard;
 }
 

@@ -320,6 +320,15 @@ void v_i8_to_f32(const int8_t *x, float scale, uint32_t n, float *y) {
   for (uint32_t i = 0; i < n; i += kVec) vstore(y + i, vmul(vload_i8(x + i), s));
 }
 
+void v_unpack_i4(const uint8_t *packed, uint32_t n, int8_t *q) {
+  const b16 table = b16_load(reinterpret_cast<const uint8_t *>(kNormal16));
+  for (uint32_t i = 0; i < n; i += 32) {
+    const b16 bytes = b16_load(packed + i / 2);
+    b16_store(q + i, b16_lookup(table, b16_low(bytes)));
+    b16_store(q + i + 16, b16_lookup(table, b16_high(bytes)));
+  }
+}
+
 void v_hadamard(float *x, uint32_t n) {
   const uint32_t block = n & (0u - n);
   const vf norm = vset(1.0f / __builtin_sqrtf(static_cast<float>(block)));
@@ -357,6 +366,7 @@ void fill_attention(Kernels *t) {
   t->quantize_i8 = v_quantize_i8;
   t->quantize_i16 = v_quantize_i16;
   t->i8_to_f32 = v_i8_to_f32;
+  t->unpack_i4 = v_unpack_i4;
   t->hadamard = v_hadamard;
 }
 

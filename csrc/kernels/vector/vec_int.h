@@ -40,6 +40,45 @@ inline v4 v4_mul(v4 a, v4 b) {
 }
 #endif
 
+// 16 bytes
+#if defined(__aarch64__)
+using b16 = uint8x16_t;
+inline b16 b16_load(const uint8_t *p) {
+  return vld1q_u8(p);
+}
+inline void b16_store(int8_t *p, b16 a) {
+  vst1q_u8(reinterpret_cast<uint8_t *>(p), a);
+}
+// The low and high four bits of each byte.
+inline b16 b16_low(b16 a) {
+  return vandq_u8(a, vdupq_n_u8(15));
+}
+inline b16 b16_high(b16 a) {
+  return vshrq_n_u8(a, 4);
+}
+// table[a]
+inline b16 b16_lookup(b16 table, b16 a) {
+  return vqtbl1q_u8(table, a);
+}
+#else
+using b16 = __m128i;
+inline b16 b16_load(const uint8_t *p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+}
+inline void b16_store(int8_t *p, b16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), a);
+}
+inline b16 b16_low(b16 a) {
+  return _mm_and_si128(a, _mm_set1_epi8(15));
+}
+inline b16 b16_high(b16 a) {
+  return b16_low(_mm_srli_epi16(a, 4));
+}
+inline b16 b16_lookup(b16 table, b16 a) {
+  return _mm_shuffle_epi8(table, a);
+}
+#endif
+
 #if defined(__AVX512F__)
 
 using vi = __m512i;

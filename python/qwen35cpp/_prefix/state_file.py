@@ -1,0 +1,157 @@
+"""The file of a state: tokens, cache entries of the last of them, a snapshot, and checksums.
+
+    "Q35STATE", u32 version, u32 bytes of the header, u32 CRC-32 of the header
+    header      JSON: what the state belongs to, the size and CRC-32 of each section, and notes
+    sections    tokens (i64 each, negative for pictures), entries, snapshot
+
+Little-endian. A file is written under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .._handles import Buffer
+from ..errors import StateInvalid
+
+MAGIC = b"Q35STATE"
+VERSION = 1
+_FIXED = struct.Struct("<8sIII")
+_SECTIONS = ("tokens", "entries", "snapshot")
+_MAX_HEADER = 1 << 26
+
+
+@dataclass(frozen=True)
+class Header:
+    """The beginning of a file, checked."""
+
+    path: Path
+    model: str  # fingerprint of what the state belongs to
+    start: int  # the first token that it has entries of
+    logits: bool
+    notes: Mapping[str, Any]
+    places: Mapping[str, tuple[int, int, int]]  # section: offset, bytes, CRC-32
+
+    def size(self, section: str) -> int:
+        """Bytes of a section."""
+        return self.places[section][1]
+
+
+def write(
+    path: Path,
+    *,
+    model: str,
+    start: int,
+    tokens: Sequence[int],
+    entries: Buffer,
+    snapshot: Buffer | None,
+    logits: bool,
+    notes: Mapping[str, Any] | None = None,
+) -> int:
+    """Writes a state file atomically and returns its size."""
+    numbers = array("q", tokens)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    parts: list[Buffer] = [numbers.tobytes(), entries, snapshot or b""]
+    header = json.dumps(
+        {
+            "model": model,
+            "start": start,
+            "logits": logits,
+            "notes": notes or {},
+            "sections": {
+                name: [len(part), zlib.crc32(part)]
+                for name, part in zip(_SECTIONS, parts, strict=True)
+            },
+        }
+    ).encode()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(_FIXED.pack(MAGIC, VERSION, len(header), zlib.crc32(header)))
+            file.write(header)
+            for part in parts:
+                file.write(part)
+            size = file.tell()
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return size
+
+
+def read_header(path: Path) -> Header:
+    """The header of a state file.
+
+    Raises:
+        StateInvalid: it is none, it is damaged, or of another version.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        fixed = file.read(_FIXED.size)
+        if len(fixed) < _FIXED.size or not fixed.startswith(MAGIC):
+            raise StateInvalid(f"{path} is not a saved state of qwen35cpp")
+        _, version, length, crc = _FIXED.unpack(fixed)
+        if version != VERSION:
+            raise StateInvalid(f"{path} has version {version}, this package reads {VERSION}")
+        if length > min(_MAX_HEADER, size):
+            raise StateInvalid(f"{path} is damaged: its header has {length} bytes")
+        data = file.read(length)
+    if len(data) != length or zlib.crc32(data) != crc:
+        raise StateInvalid(f"{path} is damaged: the checksum of its header is wrong")
+    try:
+        return _parsed(path, json.loads(data), _FIXED.size + length, size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateInvalid(f"{path} is damaged: {error!r} in its header") from None
+
+
+def _parsed(path: Path, fields: Any, offset: int, size: int) -> Header:
+    places = {}
+    for name in _SECTIONS:
+        length, crc = map(int, fields["sections"][name])
+        places[name] = (offset, length, crc)
+        offset += length
+    if offset != size:
+        raise StateInvalid(f"{path} is cut short: {size} bytes, its header says {offset}")
+    start, notes = int(fields["start"]), dict(fields["notes"])
+    return Header(path, str(fields["model"]), start, bool(fields["logits"]), notes, places)
+
+
+def read_section(header: Header, name: str) -> bytearray:
+    """One section, its checksum compared."""
+    offset, length, crc = header.places[name]
+    data = bytearray(length)
+    with header.path.open("rb") as file:
+        file.seek(offset)
+        _fill(file, data)
+    if zlib.crc32(data) != crc:
+        raise StateInvalid(f"{header.path} is damaged: the checksum of its {name} is wrong")
+    return data
+
+
+def _fill(file: BinaryIO, data: bytearray) -> None:
+    view, done = memoryview(data), 0
+    while done < len(data):
+        count = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise StateInvalid("a saved state became shorter while it was read")
+        done += count
+
+
+def read_tokens(header: Header) -> list[int]:
+    """The tokens of a state file."""
+    numbers = array("q")
+    numbers.frombytes(read_section(header, "tokens"))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
