@@ -5,6 +5,7 @@ mix, not this project's), values are random with scales that keep activations of
 depends on none of the values. Usage:
 
     python bench/synthetic.py 0.8b q4_k_m -o syn-0.8b-q4_k_m.gguf [--mtp] [--tokenizer DIR]
+    python bench/synthetic.py 0.8b f16 -o mmproj-syn-0.8b-q4_k_m.gguf --tower
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from qwen35cpp.convert.config import TextConfig
+from qwen35cpp.convert.config import TextConfig, VisionConfig
 from qwen35cpp.convert.ggml_types import BLOCKS, FileType, TensorType, parse_file_type, row_bytes
-from qwen35cpp.convert.model_metadata import ARCHITECTURE, general_metadata, text_metadata
+from qwen35cpp.convert.model_metadata import (
+    ARCHITECTURE,
+    general_metadata,
+    text_metadata,
+    vision_metadata,
+)
 from qwen35cpp.convert.recipes import more_bits
 from qwen35cpp.convert.tensor_map import PlannedTensor, Role, plan_text
 from qwen35cpp.convert.tokenizer import CONTROL, NORMAL, UNUSED, Tokenizer, read_tokenizer
+from qwen35cpp.convert.vision import plan_vision
 from qwen35cpp.convert.writer import GgufWriter, TensorSpec
 
 T = TensorType
@@ -36,6 +43,14 @@ SIZES = {
     "2b": (2048, 6144, 24, 8, 2, 16, True),
     "4b": (2560, 9216, 32, 16, 4, 32, True),
     "9b": (4096, 12288, 32, 16, 4, 32, False),
+}
+
+# size: layers, hidden, ffn, heads of the vision tower
+TOWERS = {
+    "0.8b": (12, 768, 3072, 12),
+    "2b": (24, 1024, 4096, 16),
+    "4b": (24, 1024, 4096, 16),
+    "9b": (27, 1152, 4304, 16),
 }
 
 
@@ -63,6 +78,23 @@ def config_of(size: str) -> TextConfig:
         rope_sections=(11, 11, 10),
         rope_scaling=None,
         tied=tied,
+    )
+
+
+def tower_of(size: str) -> VisionConfig:
+    """The configuration of the vision tower of a published size."""
+    depth, hidden, ffn, heads = TOWERS[size]
+    return VisionConfig(
+        depth=depth,
+        hidden=hidden,
+        ffn=ffn,
+        heads=heads,
+        out_hidden=SIZES[size][0],
+        patch=16,
+        temporal_patch=2,
+        merge=2,
+        channels=3,
+        positions=48 * 48,
     )
 
 
@@ -209,6 +241,38 @@ def write(path: Path, size: str, file_type: FileType, tokenizer: Tokenizer, *, m
     return sum(spec.bytes for spec in specs)
 
 
+def write_tower(path: Path, size: str, file_type: FileType) -> int:
+    """Writes a projector file with matrices of one type and returns the bytes of its tensors."""
+    config = tower_of(size)
+    plan = plan_vision(config)
+    kinds = {FileType.Q8_0: T.Q8_0, FileType.BF16: T.BF16, FileType.F16: T.F16}
+    matrix = kinds[file_type]
+
+    def kind_of(tensor: PlannedTensor) -> TensorType:
+        if tensor.role is not Role.VISION_MATRIX:
+            return T.F32
+        return T.F16 if matrix is T.Q8_0 and tensor.ne[0] % 32 else matrix
+
+    specs = [TensorSpec(item.name, item.ne, kind_of(item)) for item in plan]
+    count = sum(math.prod(tensor.ne) for tensor in plan)
+    name = f"Qwen3.5-{size.upper()} random tower"
+    metadata = general_metadata("clip", "mmproj", name, file_type, count)
+    metadata |= vision_metadata(config, config_of(size))
+    rng = np.random.Generator(np.random.SFC64(7))
+    with GgufWriter(path, metadata, specs) as writer:
+        for tensor, spec in zip(plan, specs, strict=True):
+            count = math.prod(tensor.ne)
+            if spec.type is not T.F32:
+                _write_matrix(writer, spec, 1.0 / math.sqrt(tensor.ne[0]), rng)
+            elif ".ln" in tensor.name or "post_ln" in tensor.name:
+                centre = np.float32(tensor.name.endswith("weight"))
+                noise = rng.standard_normal(count, np.float32)
+                writer.write(centre + noise * np.float32(0.05))
+            else:
+                writer.write(rng.standard_normal(count, np.float32) * np.float32(0.03))
+    return sum(spec.bytes for spec in specs)
+
+
 def main() -> None:
     """Command line."""
     raw = argparse.RawTextHelpFormatter
@@ -217,13 +281,17 @@ def main() -> None:
     parser.add_argument("type", type=parse_file_type, help="q4_k_m, q4_0, q8_0, f16 or bf16")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--mtp", action="store_true", help="include the prediction block")
+    parser.add_argument("--tower", action="store_true", help="write the projector file instead")
     parser.add_argument("--tokenizer", type=Path, help="folder with the real tokenizer files")
     args = parser.parse_args()
     tokenizer = placeholder_tokenizer()
     if args.tokenizer:
         tokenizer = read_tokenizer(args.tokenizer, VOCAB)
     start = time.perf_counter()
-    size = write(args.output, args.size, args.type, tokenizer, mtp=args.mtp)
+    if args.tower:
+        size = write_tower(args.output, args.size, args.type)
+    else:
+        size = write(args.output, args.size, args.type, tokenizer, mtp=args.mtp)
     print(f"{args.output}: {size:,} tensor bytes in {time.perf_counter() - start:.1f} s")
 
 

@@ -108,14 +108,14 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
 
 qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,
                                           uint32_t grid_rows, uint32_t grid_columns,
-                                          qwen35_progress progress, void *user) {
+                                          float *hidden_sum, qwen35_progress progress, void *user) {
   clear_error();
   if (session == nullptr) return refuse_null("qwen35_session_eval_picture", "session");
   if (rows == nullptr) return refuse_null("qwen35_session_eval_picture", "rows");
   if (grid_rows == 0 || grid_columns == 0) {
     return fail(QWEN35_ERROR_ARGUMENT, "qwen35_session_eval_picture: an empty picture");
   }
-  return session->eval_picture(rows, grid_rows, grid_columns, progress, user);
+  return session->eval_picture(rows, grid_rows, grid_columns, hidden_sum, progress, user);
 }
 
 void qwen35_session_cancel(qwen35_session *session) {

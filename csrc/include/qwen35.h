@@ -235,10 +235,12 @@ QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int3
 /* Evaluates the rows that qwen35_vision_encode() gave for a picture, as the tokens that stand
  * between <|vision_start|> and <|vision_end|>. rows: [grid_rows * grid_columns, n_embd], finite. A
  * picture takes up max(grid_rows, grid_columns) rotary positions. No logits are kept: evaluate the
- * token that follows. After any error nothing was evaluated. */
+ * token that follows. hidden_sum: [n_embd], as in qwen35_outputs, or NULL. After any error nothing
+ * was evaluated, and hidden_sum is undefined. */
 QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,
                                                      uint32_t grid_rows, uint32_t grid_columns,
-                                                     qwen35_progress progress, void *user);
+                                                     float *hidden_sum, qwen35_progress progress,
+                                                     void *user);
 /* The logits that the last eval kept, [n_vocab], valid until the next call with the session; NULL
  * when it kept none. */
 QWEN35_API const float *qwen35_session_logits(const qwen35_session *session);
@@ -332,8 +334,8 @@ QWEN35_API qwen35_status qwen35_vision_encode(qwen35_vision *vision, const uint8
 QWEN35_API void qwen35_vision_cancel(qwen35_vision *vision);
 /* Drops a cancel request that came too late. */
 QWEN35_API void qwen35_vision_clear_cancel(qwen35_vision *vision);
-/* Bytes of scratch memory that encoding a picture of this size takes, besides the rows and, for
- * towers of quantised matrices, their rounded inputs. */
+/* Bytes of scratch memory that encoding a picture of this size takes, besides the rows; 0 for more
+ * than 65,536 patches. */
 QWEN35_API uint64_t qwen35_vision_scratch(const qwen35_vision *vision, uint32_t height,
                                           uint32_t width);
 

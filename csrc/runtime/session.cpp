@@ -144,13 +144,14 @@ uint32_t qwen35_session::next_piece(size_t done, size_t n) {
 }
 
 Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint32_t grid_columns,
-                                    qwen35_progress progress, void *user) {
+                                    float *hidden_sum, qwen35_progress progress, void *user) {
   const uint64_t n = static_cast<uint64_t>(grid_rows) * grid_columns;
   Q35_TRY(check_room(n));
   const uint32_t position = state.position(), rotary = state.rotary();
   settle();
   Q35_TRY(state.save_recurrent(&before_));
-  const Status status = eval_cells(rows, static_cast<uint32_t>(n), grid_columns, progress, user);
+  const Status status =
+      eval_cells(rows, static_cast<uint32_t>(n), grid_columns, hidden_sum, progress, user);
   if (status != kOk) {  // half a picture is no place to go on from
     state.cut(position, rotary);
     state.restore_recurrent(before_);
@@ -162,7 +163,7 @@ Status qwen35_session::eval_picture(const float *rows, uint32_t grid_rows, uint3
 
 // All pieces share the rotary position of the first cell; the picture's advance follows at its end.
 Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
-                                  qwen35_progress progress, void *user) {
+                                  float *hidden_sum, qwen35_progress progress, void *user) {
   has_logits = false;
   for (uint32_t done = 0; done < n;) {
     const uint32_t count = next_piece(done, n);
@@ -171,6 +172,11 @@ Status qwen35_session::eval_cells(const float *rows, uint32_t n, uint32_t grid_c
                    grid_columns, done,  0};
     job.cancel = &cancel;
     job.states = states();
+    rows_.clear();
+    for (uint32_t i = 0; hidden_sum != nullptr && i < count; i++) Q35_TRY(rows_.push_back(i));
+    job.rows = rows_.data();
+    job.n_rows = static_cast<uint32_t>(rows_.size());
+    job.hidden_sum = hidden_sum;
     Q35_TRY(model->batcher.run(&job));
     feed_mtp(job.segment);
     state.advance(count, 0);

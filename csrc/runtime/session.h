@@ -17,8 +17,8 @@ struct qwen35_session {
                                  qwen35_progress progress, void *user);
   // A picture of grid_rows x grid_columns rows that the vision tower gave.
   [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
-                                         uint32_t grid_columns, qwen35_progress progress,
-                                         void *user);
+                                         uint32_t grid_columns, float *hidden_sum,
+                                         qwen35_progress progress, void *user);
   // See qwen35_session_decode() and qwen35_session_take_back().
   [[nodiscard]] q35::Status decode(const int32_t *tokens, size_t n, q35::Sampler *sampler,
                                    const int32_t *stops, size_t n_stops, qwen35_sample *out,
@@ -57,7 +57,7 @@ struct qwen35_session {
   q35::Status place_marks(uint32_t n, const qwen35_outputs *outputs);
   q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                          qwen35_outputs *outputs);
-  q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns,
+  q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
                          qwen35_progress progress, void *user);
 
   q35::Array<float> before_;   // recurrent state before a picture

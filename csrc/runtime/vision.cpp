@@ -105,8 +105,10 @@ uint64_t qwen35_vision::scratch_bytes(uint32_t height, uint32_t width) const {
   const uint64_t patches =
       static_cast<uint64_t>(height / tower.config.patch) * (width / tower.config.patch);
   if (patches > kMaxPatches) return 0;
-  return sizeof(float) *
-         q35::VisionForward::scratch_floats(tower.config, static_cast<uint32_t>(patches));
+  const uint32_t n = static_cast<uint32_t>(patches);
+  const q35::CpuBackend backend(model->kernels, &model->pool);
+  return sizeof(float) * q35::VisionForward::scratch_floats(tower.config, n) +
+         backend.vision_bytes(tower.config, n, quantized);
 }
 
 void qwen35_vision::info(qwen35_vision_info *out) const {

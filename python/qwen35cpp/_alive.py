@@ -25,6 +25,7 @@ class Alive:
         self._pid = os.getpid()
         self._users = 0
         self.closed = False
+        self.cancels = 0  # how often cancel() or close() was called
 
     def check(self) -> None:
         """Raises when no call can be made any more."""
@@ -64,10 +65,13 @@ class Alive:
         session.close()
 
     def cancel(self) -> None:
-        """Stops what every session is doing."""
+        """Stops what the sessions and the tower are doing."""
         with self._lock:
+            self.cancels += 1
             for session in self._sessions:
                 session.cancel()
+            if self.tower is not None:
+                self.tower.cancel()
 
     def close(self) -> None:
         """Stops everything and frees it when the last call has left."""
@@ -77,8 +81,7 @@ class Alive:
             if self.closed:
                 return
             self.closed = True
-            for session in self._sessions:
-                session.cancel()
+            self.cancel()
             self._free_if_unused()
 
     def _free_if_unused(self) -> None:

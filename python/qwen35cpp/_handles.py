@@ -208,10 +208,15 @@ class Session:
         rows: Floats,
         grid: tuple[int, int],
         report: Callable[[int, int], None] | None = None,
+        hidden_sum: Floats | None = None,
     ) -> None:
-        """Evaluates the rows of a picture, float32 [grid[0] * grid[1], hidden size]."""
+        """Evaluates the rows of a picture, float32 [grid[0] * grid[1], hidden size].
+
+        The states of its tokens after the last layer are added to `hidden_sum`, [hidden size].
+        """
         values = ffi.from_buffer("float[]", rows)
-        call = (self.pointer, values, *grid, _progress(report), ffi.NULL)
+        total = ffi.NULL if hidden_sum is None else ffi.from_buffer("float[]", hidden_sum)
+        call = (self.pointer, values, *grid, total, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval_picture(*call))
 
     def logits(self, n_vocab: int) -> Floats:

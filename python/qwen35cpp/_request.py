@@ -13,7 +13,7 @@ from .sampling import Sampling
 
 if TYPE_CHECKING:
     from .structured.formats import Format
-    from .vision import Budget, Picture, PicturePrompt, Preset, Source
+    from .vision import Budget, PicturePrompt, Preset, Source, View
 
 Prompt = str | bytes | Sequence[int]
 Stop = str | bytes | Sequence[str | bytes] | None
@@ -61,7 +61,7 @@ class GenerateOptions(_Options, total=False):
     """The optional arguments of `Llama.generate`."""
 
     special: bool
-    images: Sequence[Source | Picture] | None
+    images: Sequence[Source | View] | None
 
 
 def prepare(

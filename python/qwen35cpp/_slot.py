@@ -27,7 +27,7 @@ from .types import DraftStatistics
 if TYPE_CHECKING:
     from ._handles import Floats
     from ._prefix.disk import DiskCache
-    from .vision import Picture, Span
+    from .vision import Span, View
 
 Progress = _interrupt.Report
 
@@ -65,6 +65,7 @@ class Slot:
         self._session: Session | None = None
         self._made: Timeline | None = None
         self._session_lock = threading.Lock()
+        self._cancels = 0  # of _alive, when the request began
         self._used = 0.0  # when a request began last
 
     @property
@@ -113,6 +114,7 @@ class Slot:
 
     def reset(self, *, forget: bool = False) -> None:
         """Goes back to where there are no tokens; `forget` empties the prefix cache as well."""
+        self._cancels = self._alive.cancels
         with self.timeline() as timeline:
             if forget:
                 timeline.forget()
@@ -135,6 +137,7 @@ class Slot:
         self._used = time.monotonic()
         with self._alive:
             self.session.clear_cancel()
+            self._cancels = self._alive.cancels
             cache = self._cache
             plan = Plan(len(tokens), spans, cache.batch)
             known = common = 0
@@ -150,7 +153,7 @@ class Slot:
             for start, end in plan.parts(known):
                 report = _part(progress, start - known, len(tokens) - known)
                 if start in pictures:
-                    self._eval_picture(pictures[start], tokens[start:end], report)
+                    self.eval_picture(pictures[start], tokens[start:end], report)
                     if end in keep:
                         with self.timeline() as timeline:
                             timeline.keep()
@@ -195,16 +198,25 @@ class Slot:
                         self._timeline.keep_snapshot(at, marks[at - start])
         self._timeline.logits_kept = logits
 
-    def _eval_picture(
-        self, picture: Picture, ids: Sequence[int], progress: Progress | None
+    def eval_picture(
+        self,
+        picture: View,
+        ids: Sequence[int],
+        progress: Progress | None = None,
+        hidden_sum: Floats | None = None,
     ) -> None:
+        """Encodes a picture and evaluates its tokens; see Session.eval_picture."""
         alive = None if progress is None else (lambda _done, _layers: progress(0, 0))
-        rows = self._tower().rows(picture, alive)
+        try:
+            rows = self._tower().rows(picture, alive, lambda: self._alive.cancels != self._cancels)
+        except Cancelled:
+            self._alive.check()  # a closed Llama says so
+            raise
         session = self.session
 
         def evaluate(report: Progress | None) -> None:
             with self._alive, self._session_lock:
-                session.eval_picture(rows, picture.grid, report)
+                session.eval_picture(rows, picture.grid, report, hidden_sum)
 
         self._advance(ids, evaluate, progress, drawn=False)
 

@@ -141,7 +141,7 @@ class AsyncLlama:
             lambda stop: self.llama.generate(prompt, stream=True, **stop.watched(given)),
         )
 
-    async def embed(self, texts: str | Sequence[Prompt], **options: Any) -> Floats:
+    async def embed(self, texts: str | Sequence[Prompt] | None = None, **options: Any) -> Floats:
         """Llama.embed."""
         stop = Stop()
         watched = stop.watched(options)

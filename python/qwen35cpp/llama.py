@@ -24,7 +24,7 @@ from ._prefix.fingerprint import fingerprint
 from ._request import GenerateOptions, Progress, Prompt, Stop, draw_seed, prepare, utf8
 from .chat.methods import ChatMethods
 from .decisions.methods import DecisionMethods
-from .errors import ContextTooLong, FileError, InvalidArgument, ModelNotFound
+from .errors import FileError, InvalidArgument, ModelNotFound
 from .sampling import Sampling, recommended
 from .types import Completion, EmbeddingResponse, ModelInfo, Text
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ._prefix.disk import DiskCache
     from ._tokenizer import Tokenizer
     from .session import Session, Snapshot
-    from .vision import Budget, Picture, PicturePrompt, Preset, Source
+    from .vision import Budget, PicturePrompt, Preset, Source, View
 
     Floats = NDArray[np.float32]
 
@@ -284,7 +284,7 @@ class Llama(ChatMethods, DecisionMethods):
         logprobs: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
         special: bool = False,
-        images: Sequence[Source | Picture] | None = None,
+        images: Sequence[Source | View] | None = None,
         budget: Budget | Preset = "default",
         progress: Progress | None = None,
         schema: Any = None,
@@ -435,33 +435,54 @@ class Llama(ChatMethods, DecisionMethods):
 
     def embed(
         self,
-        texts: str | Sequence[Prompt],
+        texts: str | Sequence[Prompt] | None = None,
         *,
+        images: Source | View | Sequence[Source | View] | None = None,
+        budget: Budget | Preset = "default",
         pooling: Literal["mean", "last"] = "mean",
         normalize: bool = True,
         truncate: bool = False,
         progress: Progress | None = None,
     ) -> Floats:
-        """Vectors of texts, from the states after the last layer.
+        """Vectors of texts or of images, from the states after the last layer.
 
-        Returns float32 [n, hidden size], for a single str float32 [hidden size]. `pooling` is the
-        mean over the tokens or the last token's state. An empty text counts as the end-of-text
-        token. `truncate` cuts what the context does not hold instead of raising ContextTooLong.
-        `progress` gets (texts done, texts in total).
+        Returns float32 [n, hidden size], for a single str or picture float32 [hidden size].
+
+        They are what a generative model knows at the end of its reading: near for near copies and
+        for like things, good as features for a classifier of one's own. They are not the output of
+        an embedding model: nothing was trained to bring an image and its description together, so
+        do not compare vectors of images with those of texts, or of different models.
+
+        Args:
+            texts: one text or several. An empty one counts as the end-of-text token.
+            images: one picture or several in the forms of `generate`, in place of texts; each is
+                read alone between its vision markers.
+            budget: of the images, see `generate`.
+            pooling: the mean over the tokens or the last token's state.
+            normalize: scale the vectors to length 1.
+            truncate: cut texts that the context does not hold instead of raising ContextTooLong.
+            progress: called with (items done, items in total), and while an image is encoded.
+
+        Raises:
+            VisionMissing: the model has no vision tower.
         """
-        items = [texts] if isinstance(texts, str) else list(texts)
-        prompts = [self._prompt_tokens(item, False) or [self._empty_token()] for item in items]
-        if truncate:
-            prompts = [tokens[: self.n_ctx()] for tokens in prompts]
-        for index, tokens in enumerate(prompts):
-            if len(tokens) > self.n_ctx():
-                raise ContextTooLong(
-                    f"text {index} has {len(tokens)} tokens, the context holds {self.n_ctx()}"
-                )
+        if (texts is None) == (images is None):
+            raise InvalidArgument("embed takes either texts or images")
+        prompts: list[list[int] | PicturePrompt]
+        if images is not None:
+            several: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+            marked = self.tokenize("<|vision_start|><|image_pad|><|vision_end|>", special=True)
+            prompts = [self._with_images(marked, [image], budget) for image in several]
+        else:
+            items = [texts] if isinstance(texts, str) else list(texts or ())
+            longest = self.n_ctx() if truncate else None
+            rows = (self._prompt_tokens(item, False) or [self._empty_token()] for item in items)
+            prompts = [tokens[:longest] for tokens in rows]
         from . import _embed
 
         vectors = _embed.embed(self._engine, prompts, pooling, normalize, progress)
-        return vectors[0] if isinstance(texts, str) else vectors
+        single = isinstance(texts, str) or (texts is None and not isinstance(images, (list, tuple)))
+        return vectors[0] if single else vectors
 
     def create_embedding(
         self,
@@ -672,7 +693,7 @@ class Llama(ChatMethods, DecisionMethods):
         return ids[0] if len(ids) == 1 else max(self.info.eos_token, 0)
 
     def _with_images(
-        self, tokens: list[int], images: Sequence[Source | Picture], budget: Budget | Preset
+        self, tokens: list[int], images: Sequence[Source | View], budget: Budget | Preset
     ) -> PicturePrompt:
         """The prompt with pictures in place of its <|image_pad|> tokens."""
         from .vision import Picture, PicturePrompt, budget_of

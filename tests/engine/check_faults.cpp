@@ -259,7 +259,7 @@ void look(const char *path, qwen35_model *model, qwen35_session *session, uint32
   const uint32_t before = qwen35_session_position(session);
   attempt("eval_picture", [&] {
     expect(qwen35_session_position(session) == before, "half a picture is not evaluated");
-    return qwen35_session_eval_picture(session, rows.data(), 3, 11, nullptr, nullptr);
+    return qwen35_session_eval_picture(session, rows.data(), 3, 11, nullptr, nullptr, nullptr);
   });
   qwen35_outputs outputs = {};
   outputs.struct_size = sizeof outputs;

@@ -45,9 +45,9 @@ int main(int argc, char **argv) {
     const int size = std::atoi(argv[i]);
     const uint32_t n = static_cast<uint32_t>(size < 0 ? -size : size);
     if (size < 0) {
-      expect_ok(
-          qwen35_session_eval_picture(session, rows.data(), n / columns, columns, nullptr, nullptr),
-          "session_eval_picture");
+      expect_ok(qwen35_session_eval_picture(session, rows.data(), n / columns, columns, nullptr,
+                                            nullptr, nullptr),
+                "session_eval_picture");
     } else {
       expect_ok(qwen35_session_eval(session, tokens.data() + done, n, nullptr, nullptr, nullptr),
                 "session_eval");

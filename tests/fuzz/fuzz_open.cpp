@@ -131,7 +131,7 @@ Status use_vision(qwen35_model *model, qwen35_session *session, const char *path
   }
   if (status == q35::kOk) {
     qwen35_session_reset(session);
-    status = qwen35_session_eval_picture(session, rows.data(), 1, 2, nullptr, nullptr);
+    status = qwen35_session_eval_picture(session, rows.data(), 1, 2, nullptr, nullptr, nullptr);
   }
   qwen35_vision_close(vision);
   return status;

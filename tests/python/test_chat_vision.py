@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,15 +22,16 @@ pytest.importorskip("tokenizers")
 from films import film
 from qwen35cpp import ImageInvalid, Llama, MissingExtra
 from qwen35cpp.errors import FileError
-from qwen35cpp.vision import Video, video_parts
-from qwen35cpp.vision.decode import read_video
-from qwen35cpp.vision.video import MAX_FRAMES, frame_size, sample
+from qwen35cpp.vision import Picture, Video, VideoFile, video_parts
+from qwen35cpp.vision.film import Film
+from qwen35cpp.vision.video import FPS, MAX_FRAMES, frame_size, sample
 from tiny import clips, pictures, screens, vocabulary
 from tiny.chat_format import Renderer
 from tiny.sample import Sample
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "tiny" / "qwen35-tiny"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
+WHAT = {"type": "text", "text": "What appears?"}
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +179,7 @@ def test_frames_are_shown_in_pairs_with_their_time() -> None:
     parts = video_parts(Video(frames, [0.0, 0.5, 1.0]))
     assert [text for text, _ in parts] == ["<0.2 seconds>", "<1.0 seconds>"]
     last = parts[1][1]
+    assert isinstance(last, Picture)
     assert last.second is not None
     assert np.array_equal(last.first, last.second)  # the odd frame is repeated
     assert [text for text, _ in video_parts(frames[:2])] == ["<0.2 seconds>"]
@@ -211,11 +214,86 @@ def test_sampling_and_sizes() -> None:
 
 def test_a_file_is_sampled_twice_a_second(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4")
-    frames, times = read_video(tmp_path / "a.mp4", 25_165_824)
-    assert len(frames) == 12
+    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    times = clip.times
     assert times == [index / 10 for index in sample(60, 10.0)]
+    frames = [frame for index in range(len(clip)) for frame in clip.pair(index)]
+    assert len(frames) == 12
     shown = [(float(frame.mean()) - 40) / 3 for frame in frames]
     assert np.allclose(shown, np.array(times) * 10, atol=1.0)
+
+
+def test_frames_of_a_file_are_decoded_when_they_are_needed(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4")
+    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    decoder = clip._decoder
+    third = clip.pair(2)
+    assert decoder.taken == 6
+    assert clip._decoder is decoder  # it goes on where it stands
+    assert np.array_equal(clip.pair(0)[0], clip.pair(0)[0])  # going back starts again
+    assert np.array_equal(clip.pair(2)[1], third[1])
+    assert len({clip.digest(index) for index in range(len(clip))}) == len(clip)
+    again = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    assert again.digest(3) == clip.digest(3)
+    del clip
+    assert decoder._child.poll() is not None
+
+
+def test_sparse_samples_are_sought_by_key_frames(tmp_path: Path) -> None:
+    """The frames are those of decoding everything, with far fewer decoded."""
+    from qwen35cpp.vision.decode import _frames
+
+    film(tmp_path / "a.mp4", seconds=7, rate=10, key_every=5)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        decoded = []
+        decode = container.decode
+
+        class Counting:
+            def decode(self, source: Any) -> Iterator[Any]:
+                for frame in decode(source):
+                    decoded.append(frame.time)
+                    yield frame
+
+            def seek(self, *args: Any, **options: Any) -> None:
+                container.seek(*args, **options)
+
+        times = [0.0, 2.0, 4.0, 6.0]
+        shown = [frame.time for frame in _frames(Counting(), stream, times)]
+    assert np.allclose(shown, times, atol=0.05)
+    assert len(decoded) < 45  # of 61
+
+
+def test_the_rate_of_a_file_can_be_chosen(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4")
+    assert len(video_parts(VideoFile(tmp_path / "a.mp4", fps=4))) == 12
+    with pytest.raises(ImageInvalid, match="fps"):
+        VideoFile("a.mp4", fps=0)
+
+
+def test_a_file_answers_as_its_frames_do(tiny: Llama, tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4")
+    parts = video_parts(tmp_path / "a.mp4")
+    frames = [frame for _, pair in parts for frame in pair.frames()]
+    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    answers = [
+        tiny.chat(
+            [{"role": "user", "content": [{"type": "video", "video": video}, WHAT]}], **GREEDY
+        )
+        for video in (str(tmp_path / "a.mp4"), Video(frames, clip.times))
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0].usage.prompt_tokens == answers[1].usage.prompt_tokens
+
+
+def test_a_decoder_that_dies_is_started_again(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", seconds=40)
+    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    clip.pair(0)
+    clip._decoder._child.kill()
+    with pytest.raises(ImageInvalid, match="breaks off after"):
+        clip.pair(len(clip) - 1)
+    assert clip.pair(0)[0].shape == (*clip.size, 3)
 
 
 def test_a_clip_in_a_conversation(tiny: Llama, tmp_path: Path) -> None:
@@ -242,23 +320,23 @@ def test_damaged_clips_are_errors(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(data)
         try:
-            frames, times = read_video(path, 25_165_824)
+            frames = [pair.frames()[0] for _, pair in video_parts(path)]
         except ImageInvalid:
             failed += 1
         else:
-            assert len(frames) == len(times) > 0
+            assert len({frame.shape for frame in frames}) == 1
     assert failed
     (tmp_path / "text.mp4").write_text("this is no video")
     with pytest.raises(ImageInvalid, match="cannot be decoded"):
-        read_video(tmp_path / "text.mp4", 25_165_824)
+        video_parts(tmp_path / "text.mp4")
     with pytest.raises(FileError, match="no video at"):
-        read_video(tmp_path / "missing.mp4", 25_165_824)
+        video_parts(tmp_path / "missing.mp4")
 
 
 def test_slow_decoding_is_given_up(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4")
     with pytest.raises(ImageInvalid, match="more than 0 seconds"):
-        read_video(tmp_path / "a.mp4", 25_165_824, deadline=0.01)
+        Film(tmp_path / "a.mp4", 25_165_824, FPS, deadline=0.01)
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +345,30 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "a.mp4"
     path.write_bytes(b"x")
     with pytest.raises(MissingExtra, match="PyAV") as caught:
-        read_video(path, 25_165_824)
+        video_parts(path)
     assert "qwen35cpp[video]" in caught.value.hint
+
+
+def test_every_way_to_read_gives_the_same_text(tmp_path: Path) -> None:
+    """Pictures and clips over several turns, with and without the prefix cache, in any batches."""
+    film(tmp_path / "a.mp4", seconds=3)
+    scene = pictures.scene(random.Random(5), False).image
+    turns = [
+        [{"type": "image", "image": scene}, {"type": "text", "text": "How many shapes are there?"}],
+        [{"type": "video", "video": str(tmp_path / "a.mp4")}, WHAT],
+        [{"type": "text", "text": "And in the picture before?"}],
+    ]
+    talks = []
+    for prefix_cache in (True, False):
+        for n_batch in (512, 64, 24):
+            with Llama.tiny(n_ctx=2048, n_batch=n_batch, prefix_cache=prefix_cache) as llm:
+                talk: list[dict[str, Any]] = []
+                for content in turns:
+                    talk.append({"role": "user", "content": content})
+                    talk.append({"role": "assistant", "content": str(llm.chat(talk, **GREEDY))})
+                talks.append([message["content"] for message in talk[1::2]])
+    assert all(talk == talks[0] for talk in talks), talks
+    assert all(talks[0])
 
 
 # ---- command line -------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ MAY_BE_NULL = {
     "qwen35_session_create": {"params"},
     "qwen35_session_estimate": {"params"},
     "qwen35_session_eval": {"outputs", "progress", "user"},
-    "qwen35_session_eval_picture": {"progress", "user"},
+    "qwen35_session_eval_picture": {"hidden_sum", "progress", "user"},
     "qwen35_vision_encode": {"second", "progress", "user"},
     "qwen35_token_bytes": {"type"},
     "qwen35_sampler_allow": {"words"},

@@ -269,3 +269,23 @@ def test_threads_share_one_tower(llm: Llama) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(("stop", "error"), [("cancel", Cancelled), ("close", SessionClosed)])
+def test_a_running_encode_is_stopped(stop: str, error: type[Exception]) -> None:
+    llm = Llama.tiny(n_ctx=512)
+    tower = llm._engine.tower()
+    reports = []
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+        getattr(llm, stop)()
+
+    with pytest.raises(error):
+        llm.generate(IMAGE, special=True, images=[noise(0, 512, 512)], progress=progress)
+    assert reports  # the tower was at work
+    assert tower.encoded == 0
+    if stop == "cancel":
+        llm.generate(IMAGE, special=True, images=[noise(0)], max_tokens=1)
+        assert tower.encoded == 1
+    llm.close()

@@ -243,3 +243,15 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
     pixels = gradient(64, 32)
     assert np.array_equal(fit(pixels, 32, 64), pixels)
     assert fit(pixels, 64, 96).shape == (64, 96, 3)
+
+
+def test_damaged_media_in_processes_of_their_own() -> None:
+    """The long run of tests/fuzz in short: no crash, no hang, nothing but clear errors."""
+    pytest.importorskip("av")
+    from fuzz import run_media
+
+    for job, count in ((run_media.open_mutated_picture, 60), (run_media.open_mutated_clip, 6)):
+        summary = run_media.run(job, count, seed=1)
+        assert not summary.failures
+        assert summary.opened
+        assert summary.refused

@@ -26,6 +26,8 @@ class CpuBackend final : public Backend {
   // The same for pictures of up to max_patches. quantized: some of the matrices are.
   [[nodiscard]] Status reserve_vision(const VisionConfig &config, uint32_t max_patches,
                                       bool quantized);
+  // Bytes that reserve_vision() takes.
+  uint64_t vision_bytes(const VisionConfig &config, uint32_t max_patches, bool quantized) const;
   uint64_t scratch_bytes() const;
 
   void embed(const Matrix &w, const int32_t *tokens, uint32_t n, float *x) override;
@@ -61,13 +63,18 @@ class CpuBackend final : public Backend {
     });
   }
 
+  uint64_t vision_scratch_floats(const VisionConfig &config) const;
+  // Bytes of the quantised input of linear(): `tokens` rows of k values.
+  uint64_t activation_bytes(uint32_t tokens, uint32_t k) const;
   [[nodiscard]] Status reserve_activations(uint32_t tokens, uint32_t k);
   void quantize(const float *x, uint32_t n, uint32_t k, bool tiles);
   void linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void panel_product(const LinearJob &job, uint32_t n, uint32_t k, uint32_t panel, int thread);
-  void float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t panel,
-                     int thread);
+  static void transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, uint32_t k0,
+                              uint32_t depth, float *line, float *columns);
+  void float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t item,
+                     uint32_t item_rows, int thread);
 
   void prepare_heads(const AttentionArgs &args);
   void attend_few(const AttentionArgs &args);

@@ -41,6 +41,12 @@ uint32_t rows_per_item(const Matrix &w, int threads) {
   return rows < kRowQuantum ? kRowQuantum : static_cast<uint32_t>(rows);
 }
 
+// Rows of an item of float panels: as many as share tokens, unless some threads would get none.
+uint32_t float_item_rows(const Matrix &w, int threads) {
+  const uint32_t fair = w.rows / (4 * static_cast<uint32_t>(threads)) / kTileCols;
+  return kTileCols * (fair < 1 ? 1 : fair > kFloatPanels ? kFloatPanels : fair);
+}
+
 // 16-byte aligned float storage seen as bytes for the panel.
 uint8_t *align64(float *p) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(p);
@@ -97,7 +103,7 @@ void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const Linea
   for (uint32_t j = 0; j < n_jobs; j++) {
     const Matrix &w = *jobs[j].w;
     integer = integer || !is_float(w);
-    items.rows[j] = is_float(w) ? kTileCols : kernels_.panel_rows;
+    items.rows[j] = is_float(w) ? float_item_rows(w, pool_->size()) : kernels_.panel_rows;
     items.first[j + 1] = items.first[j] + (w.rows + items.rows[j] - 1) / items.rows[j];
   }
   if (integer) quantize(x, n, k, true);
@@ -105,7 +111,7 @@ void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const Linea
     const uint32_t j = items.job_of(item);
     const uint32_t panel = item - items.first[j];
     if (is_float(*jobs[j].w)) {
-      float_product(jobs[j], x, n, k, panel, thread);
+      float_product(jobs[j], x, n, k, panel, items.rows[j], thread);
     } else {
       panel_product(jobs[j], n, k, panel, thread);
     }
@@ -131,39 +137,55 @@ void CpuBackend::panel_product(const LinearJob &job, uint32_t n, uint32_t k, uin
   }
 }
 
-// All tokens times 32 rows of a float matrix, in slices of k that stay in the cache.
-void CpuBackend::float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k,
-                               uint32_t panel, int thread) {
-  const Matrix &w = *job.w;
+// One panel of 32 rows, columns k0 to k0 + depth, transposed: columns[i][r], missing rows as they
+// are.
+void CpuBackend::transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, uint32_t k0,
+                                 uint32_t depth, float *line, float *columns) {
   const TypeTraits &traits = type_traits(w.type);
-  const uint32_t row = panel * kTileCols;
-  const uint32_t rows = w.rows - row < kTileCols ? w.rows - row : kTileCols;
-  float *decoded = thread_scratch(thread);                  // [32, depth]
-  float *columns = decoded + kTileCols * kFloatPanelDepth;  // [depth, 32]
-  float *narrow = columns + kTileCols * kFloatPanelDepth;  // [depth, 32]: outputs of the last panel
-  if (rows < kTileCols) std::memset(columns, 0, sizeof(float) * kTileCols * kFloatPanelDepth);
-  const uint64_t value_bytes = traits.block_bytes;
+  for (uint32_t r = 0; r < rows; r++) {
+    traits.decode(w.data + (row + r) * w.row_bytes + uint64_t{k0} * traits.block_bytes, line,
+                  depth);
+    for (uint32_t i = 0; i < depth; i++) columns[i * kTileCols + r] = line[i];
+  }
+}
+
+// All tokens times up to kFloatPanels panels of a float matrix, in slices of k that stay in the
+// cache.
+void CpuBackend::float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k,
+                               uint32_t item, uint32_t item_rows, int thread) {
+  constexpr uint32_t kPanelFloats = kTileCols * kFloatPanelDepth;
+  const Matrix &w = *job.w;
+  const uint32_t row = item * item_rows;
+  const uint32_t rows = w.rows - row < item_rows ? w.rows - row : item_rows;
+  float *line = thread_scratch(thread);                   // [depth]
+  float *columns = line + kFloatPanelDepth;               // [panels][depth, 32]
+  float *narrow = columns + kFloatPanels * kPanelFloats;  // [tokens, 32]
+  if (rows % kTileCols != 0) {
+    std::memset(columns + rows / kTileCols * kPanelFloats, 0, sizeof(float) * kPanelFloats);
+  }
   for (uint32_t k0 = 0; k0 < k; k0 += kFloatPanelDepth) {
     const uint32_t depth = k - k0 < kFloatPanelDepth ? k - k0 : kFloatPanelDepth;
-    for (uint32_t r = 0; r < rows; r++) {
-      float *line = decoded + r * kFloatPanelDepth;
-      traits.decode(w.data + (row + r) * w.row_bytes + k0 * value_bytes, line, depth);
-      for (uint32_t i = 0; i < depth; i++) columns[i * kTileCols + r] = line[i];
+    for (uint32_t r = 0; r < rows; r += kTileCols) {
+      const uint32_t count = rows - r < kTileCols ? rows - r : kTileCols;
+      transpose_panel(w, row + r, count, k0, depth, line, columns + r * kFloatPanelDepth);
     }
     const float alpha = k0 == 0 ? 0.0f : 1.0f;
-    if (rows == kTileCols) {
-      kernels_.gemm_f32(x + k0, k, 1, n, columns, kTileCols, depth, alpha, job.y + row,
-                        job.y_stride);
-      continue;
-    }
-    for (uint32_t t = 0; t < n; t += kFloatPanelDepth) {
-      const uint32_t count = n - t < kFloatPanelDepth ? n - t : kFloatPanelDepth;
-      kernels_.gemm_f32(x + static_cast<uint64_t>(t) * k + k0, k, 1, count, columns, kTileCols,
-                        depth, 0.0f, narrow, kTileCols);
-      for (uint32_t i = 0; i < count; i++) {
-        float *y = job.y + (t + i) * job.y_stride + row;
-        for (uint32_t r = 0; r < rows; r++) {
-          y[r] = narrow[i * kTileCols + r] + (k0 == 0 ? 0.0f : y[r]);
+    for (uint32_t t = 0; t < n; t += kFloatTokens) {
+      const uint32_t tokens = n - t < kFloatTokens ? n - t : kFloatTokens;
+      const float *part = x + static_cast<uint64_t>(t) * k + k0;
+      float *y = job.y + t * job.y_stride + row;
+      uint32_t r = 0;
+      for (; r + kTileCols <= rows; r += kTileCols) {
+        kernels_.gemm_f32(part, k, 1, tokens, columns + r * kFloatPanelDepth, kTileCols, depth,
+                          alpha, y + r, job.y_stride);
+      }
+      if (r == rows) continue;
+      kernels_.gemm_f32(part, k, 1, tokens, columns + r * kFloatPanelDepth, kTileCols, depth, 0.0f,
+                        narrow, kTileCols);
+      for (uint32_t i = 0; i < tokens; i++) {
+        for (uint32_t c = 0; c < rows - r; c++) {
+          float *at = y + i * job.y_stride + r + c;
+          *at = narrow[i * kTileCols + c] + (k0 == 0 ? 0.0f : *at);
         }
       }
     }

@@ -4,6 +4,13 @@
 
 namespace q35 {
 
+uint64_t CpuBackend::activation_bytes(uint32_t tokens, uint32_t k) const {
+  const uint64_t values = static_cast<uint64_t>(tokens) * k;
+  const uint64_t tiles = (tokens + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
+  return values + sizeof(float) * (values / kActGroup + values / 16) +
+         tiles * kernels_.tile_bytes(k);
+}
+
 // Room for the quantised input of linear(): `tokens` rows of k values. Called for several shapes,
 // each array keeps the largest.
 Status CpuBackend::reserve_activations(uint32_t tokens, uint32_t k) {

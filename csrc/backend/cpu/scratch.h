@@ -10,7 +10,9 @@
 namespace q35 {
 
 // ---- linear: an unpacked panel and the unpacker's own scratch, or a float panel
-constexpr uint32_t kFloatPanelDepth = 512;  // k values of a float panel: 64 KiB, fits the L2 cache
+// Float panels: k values of one, and how many share a stretch of tokens, which then comes from the
+// first-level cache for all but one of them. Together 128 KiB, a part of the second-level cache.
+constexpr uint32_t kFloatPanelDepth = 256, kFloatPanels = 4, kFloatTokens = 24;
 
 // ---- attention
 constexpr uint32_t kKvTile = 64;     // cache entries handled at once
@@ -37,8 +39,9 @@ inline uint32_t max_linear_input(const Config &c) {
 
 inline uint64_t linear_scratch_floats(const Kernels &kernels, uint32_t k) {
   const size_t panel = kernels.panel_bytes({k, 16, true}) + kernels.pack_scratch_bytes(k) + 128;
-  // 32 decoded rows, the transposed panel, and a product narrower than the panel
-  const uint64_t floats = 3ull * kTileCols * kFloatPanelDepth;
+  // a decoded row, the transposed panels, and a product narrower than a panel
+  const uint64_t floats =
+      kFloatPanelDepth * (1ull + kFloatPanels * kTileCols) + kFloatTokens * kTileCols;
   return panel / 4 > floats ? panel / 4 + 64 : floats;
 }
 

@@ -12,6 +12,10 @@ namespace q35 {
 
 namespace {
 
+// Blocks of query rows that share a gathered tile: 8 of them and the tile fit the second-level
+// cache.
+constexpr uint32_t kPatchBlocks = 8;
+
 // Copies `count` rows of `dim` values side by side: rows a multiple of 4 KiB apart would share a
 // few sets of the first-level cache.
 void gather(const float *x, uint64_t stride, uint32_t count, uint32_t dim, float *out) {
@@ -21,24 +25,37 @@ void gather(const float *x, uint64_t stride, uint32_t count, uint32_t dim, float
 }
 
 uint64_t patch_attention_floats(uint32_t head_dim) {
-  return kMaxBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
+  return kPatchBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
 }
 
 }  // namespace
 
-Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, bool quantized) {
-  const uint32_t merged = c.merge * c.merge;
-  if (quantized) {
-    Q35_TRY(reserve_activations(max_patches, c.n_embd));
-    Q35_TRY(reserve_activations(max_patches, c.n_ff));
-    Q35_TRY(reserve_activations(max_patches / merged, c.merged_dim()));
-  }
+uint64_t CpuBackend::vision_scratch_floats(const VisionConfig &c) const {
   uint32_t k = c.merged_dim() > c.n_ff ? c.merged_dim() : c.n_ff;
   if (k < 2 * c.frame_values()) k = 2 * c.frame_values();
   const uint64_t linear = linear_scratch_floats(kernels_, k);
   const uint64_t attention = patch_attention_floats(c.head_dim());
-  scratch_floats_ = ((linear > attention ? linear : attention) + 31) / 16 * 16;
+  return ((linear > attention ? linear : attention) + 31) / 16 * 16;
+}
+
+Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, bool quantized) {
+  if (quantized) {
+    Q35_TRY(reserve_activations(max_patches, c.n_embd));
+    Q35_TRY(reserve_activations(max_patches, c.n_ff));
+    Q35_TRY(reserve_activations(max_patches / (c.merge * c.merge), c.merged_dim()));
+  }
+  scratch_floats_ = vision_scratch_floats(c);
   return scratch_.resize(scratch_floats_ * pool_->size());
+}
+
+uint64_t CpuBackend::vision_bytes(const VisionConfig &c, uint32_t max_patches,
+                                  bool quantized) const {
+  const uint64_t scratch = sizeof(float) * vision_scratch_floats(c) * pool_->size();
+  if (!quantized) return scratch;
+  const uint32_t width = c.n_ff > c.n_embd ? c.n_ff : c.n_embd;
+  const uint64_t wide = activation_bytes(max_patches, width);
+  const uint64_t merged = activation_bytes(max_patches / (c.merge * c.merge), c.merged_dim());
+  return scratch + (wide > merged ? wide : merged);
 }
 
 void CpuBackend::patches(const PatchArgs &a) {
@@ -108,7 +125,7 @@ void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
       kernels_.scale(q, q_scale, e);
     }
   });
-  const uint32_t width = kMaxBlocks * kTileCols, items = (a.n + width - 1) / width;
+  const uint32_t width = kPatchBlocks * kTileCols, items = (a.n + width - 1) / width;
   pool_->run(items * a.n_head, [&](uint32_t item, int thread) {
     const uint32_t first = item / a.n_head * width;
     const uint32_t count = a.n - first < width ? a.n - first : width;
@@ -116,15 +133,15 @@ void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
   });
 }
 
-// Up to kMaxBlocks blocks of query rows of one head over all patches; they share every tile of keys
-// and values.
+// Up to kPatchBlocks blocks of query rows of one head over all patches; they share every tile of
+// keys and values.
 void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint32_t first,
                                 uint32_t count, int thread) {
   const uint32_t d = a.head_dim, e = a.n_head * d;
   const uint64_t stride = 3ull * e;
   const uint32_t n_blocks = (count + kTileCols - 1) / kTileCols;
   float *scratch = thread_scratch(thread);
-  float *keys = scratch + kMaxBlocks * block_floats(d), *values = keys + kBlockTile * d;
+  float *keys = scratch + kPatchBlocks * block_floats(d), *values = keys + kBlockTile * d;
   for (uint32_t i = 0; i < n_blocks; i++) {
     Columns b;
     b.place(scratch + i * block_floats(d), d);

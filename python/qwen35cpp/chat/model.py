@@ -18,7 +18,7 @@ from .tools import Tool, parameters_of, tool_schemas
 from .vocabulary import THINK, Vocabulary, thinks_by_default
 
 if TYPE_CHECKING:
-    from ..vision import Budget, Picture, PicturePrompt, Preset
+    from ..vision import Budget, PicturePrompt, Preset, View
 
 
 def conversation(
@@ -87,7 +87,7 @@ class ChatModel:
 
             budget_of(budget)
 
-        def expand(medium: Medium) -> Sequence[tuple[str, Picture]]:
+        def expand(medium: Medium) -> Sequence[tuple[str, View]]:
             from ..vision import Picture, budget_of, video_parts  # not for text: it takes numpy
 
             sizes = budget_of(budget)
@@ -104,10 +104,10 @@ class ChatModel:
     ) -> Callable[[Sequence[Message]], list[int] | PicturePrompt]:
         """Renders conversations for an answer without a thought; a picture is decoded once."""
         expand = self._expand(budget)
-        opened: dict[tuple[str, int], Sequence[tuple[str, Picture]]] = {}
+        opened: dict[tuple[str, int], Sequence[tuple[str, View]]] = {}
         kept: list[Any] = []  # so that no id is used again
 
-        def expand_once(medium: Medium) -> Sequence[tuple[str, Picture]]:
+        def expand_once(medium: Medium) -> Sequence[tuple[str, View]]:
             key = (medium.kind, id(medium.source))
             if key not in opened:
                 opened[key] = expand(medium)

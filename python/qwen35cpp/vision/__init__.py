@@ -3,17 +3,17 @@
     source ─ load ─> RGB pixels ─ resize ─> sides of multiples of 32 ─ tower ─> rows ─> the session
 
 `load.py` decodes whatever users pass, `resize.py` has the size rule and the resampling of the
-reference, `video.py` samples frames, which `decode.py` reads in a process apart, `tower.py` runs
-the vision tower and keeps recent results, `prompt.py` puts the rows where a prompt has its
-placeholders. Pixels are normalised in C.
+reference, `video.py` samples frames; those of files `film.py` fetches when they are needed from
+`decode.py`, a process apart. `tower.py` runs the vision tower and keeps recent results, `prompt.py`
+puts the rows where a prompt has its placeholders. Pixels are normalised in C.
 """
 
 from .load import Limits, Pixels, Source, open_picture
 from .locate import Place, read_places
-from .prompt import Picture, PicturePrompt, Span
+from .prompt import Picture, PicturePrompt, Span, View
 from .resize import BUDGETS, Budget, Preset, budget_of, fit, target_size
 from .tower import Tower, find_tower
-from .video import Video, video_parts
+from .video import Video, VideoFile, video_parts
 
 __all__ = [
     "BUDGETS",
@@ -28,6 +28,8 @@ __all__ = [
     "Span",
     "Tower",
     "Video",
+    "VideoFile",
+    "View",
     "budget_of",
     "find_tower",
     "fit",

@@ -7,6 +7,7 @@ of integers: prefixes are compared as before, and a picture equals only itself.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +16,36 @@ from .load import DEFAULT_LIMITS, Limits, Pixels, Source, open_picture
 from .resize import BUDGETS, CELL, Budget, fit, target_size
 
 
+class View(ABC):
+    """What one run of the tower sees: a still, or two frames of a video that follow each other.
+
+    `digest` tells its pixels from all others; `grid` are its rows and columns of tokens.
+    """
+
+    digest: bytes
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+
+    @abstractmethod
+    def frames(self) -> tuple[Pixels, Pixels | None]:
+        """The pixels, sides being multiples of 32; the second is None for stills."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that it takes up in a prompt."""
+        return self.grid[0] * self.grid[1]
+
+    def ids(self) -> list[int]:
+        """One negative id for each token."""
+        base = int.from_bytes(self.digest[:6], "little") << 15  # a picture has at most 2^14 tokens
+        return [-1 - (base + index) for index in range(self.n_tokens)]
+
+
 @dataclass(frozen=True)
-class Picture:
+class Picture(View):
     """Pixels of a still, or of two frames of a video that follow each other, ready to be encoded.
 
     Sides are multiples of 32; `second` is None for stills.
@@ -38,15 +67,15 @@ class Picture:
     @classmethod
     def open(
         cls,
-        source: Source | Picture,
+        source: Source | View,
         budget: Budget = BUDGETS["default"],
         limits: Limits = DEFAULT_LIMITS,
-    ) -> Picture:
+    ) -> View:
         """Decodes a picture (see load.open_picture) and stretches it to a size of the budget.
 
         One that was made before is returned as it is.
         """
-        if isinstance(source, Picture):
+        if isinstance(source, View):
             return source
         pixels = open_picture(source, limits)
         height, width, _ = pixels.shape
@@ -57,15 +86,9 @@ class Picture:
         """Rows and columns of tokens."""
         return self.first.shape[0] // CELL, self.first.shape[1] // CELL
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that it takes up in a prompt."""
-        return self.grid[0] * self.grid[1]
-
-    def ids(self) -> list[int]:
-        """One negative id for each token."""
-        base = int.from_bytes(self.digest[:6], "little") << 15  # a picture has at most 2^14 tokens
-        return [-1 - (base + index) for index in range(self.n_tokens)]
+    def frames(self) -> tuple[Pixels, Pixels | None]:
+        """The pixels."""
+        return self.first, self.second
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,7 @@ class Span:
     """Where a picture stands in a prompt."""
 
     start: int
-    picture: Picture
+    picture: View
 
     @property
     def end(self) -> int:
@@ -89,7 +112,7 @@ class PicturePrompt:
     spans: Sequence[Span] = ()
 
     @classmethod
-    def build(cls, ids: Sequence[int], places: Sequence[tuple[int, Picture]]) -> PicturePrompt:
+    def build(cls, ids: Sequence[int], places: Sequence[tuple[int, View]]) -> PicturePrompt:
         """Puts pictures in place of the placeholder tokens at the indices given, ascending."""
         out: list[int] = []
         spans: list[Span] = []
@@ -104,7 +127,7 @@ class PicturePrompt:
 
     @classmethod
     def fill(
-        cls, ids: Sequence[int], pads: Collection[int], pictures: Sequence[Picture]
+        cls, ids: Sequence[int], pads: Collection[int], pictures: Sequence[View]
     ) -> PicturePrompt:
         """Puts pictures in place of the tokens in `pads`, which must be as many, in order."""
         places = [index for index, token in enumerate(ids) if token in pads]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _interrupt
 from .._handles import Model, Vision
-from ..errors import ModelNotFound
-from .prompt import Picture
+from ..errors import Cancelled, ModelNotFound
+from .prompt import View
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,30 +52,49 @@ class Tower:
         self._kept: OrderedDict[bytes, Floats] = OrderedDict()
         self._kept_bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
+        self._encoding = False
         self.encoded = 0  # pictures that were not in the cache
 
     def close(self) -> None:
         """Frees the tower."""
         self._handle.close()
 
-    def rows(self, picture: Picture, progress: _interrupt.Report | None = None) -> Floats:
-        """Rows of a picture, float32 [tokens, hidden size]; `progress` gets layers."""
+    def cancel(self) -> None:
+        """Stops the encode that runs now, from any thread."""
+        if self._encoding:
+            self._handle.cancel()
+
+    def rows(
+        self,
+        picture: View,
+        progress: _interrupt.Report | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Floats:
+        """Rows of a picture, float32 [tokens, hidden size]; `progress` gets layers.
+
+        `stopped` says whether the caller was cancelled while it waited for the tower; then, and
+        when cancel() is called, Cancelled is raised.
+        """
         with self._lock:
             found = self._kept.get(picture.digest)
             if found is not None:
                 self._kept.move_to_end(picture.digest)
                 return found
+            frames = picture.frames()
             rows: list[Any] = []
 
             def encode(report: _interrupt.Report) -> None:
-                rows.append(self._handle.encode(picture.first, picture.second, report))
+                rows.append(self._handle.encode(*frames, report))
 
             self._handle.clear_cancel()
+            self._encoding = True
             try:
+                if stopped():  # asked after cancel() has begun to reach the tower
+                    raise Cancelled("cancelled before the picture was encoded")
                 _interrupt.run(encode, self._handle.cancel, progress)
-            except BaseException:
+            finally:
+                self._encoding = False
                 self._handle.clear_cancel()
-                raise
             self.encoded += 1
             self._keep(picture.digest, rows[0])
             out: Floats = rows[0]

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ImageInvalid
 from .load import DEFAULT_LIMITS, MAX_ASPECT, Limits, Pixels, Source, open_picture
-from .prompt import Picture
+from .prompt import Picture, View
 from .resize import CELL, Preset, fit
 
 FPS = 2.0  # frames of a second of video that the model looks at
@@ -54,6 +54,24 @@ class Video:
             raise ImageInvalid("times of frames must be seconds from 0 on, ascending")
 
 
+@dataclass(frozen=True)
+class VideoFile:
+    """A video file (needs the extra `video`) and how closely to look at it.
+
+    Args:
+        path: the file.
+        fps: frames to look at in a second of video. At least 4 and at most 768 are taken, evenly
+            spread, so that of long videos fewer are seen.
+    """
+
+    path: str | os.PathLike[str]
+    fps: float = FPS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fps <= 1000:
+            raise ImageInvalid(f"fps must be above 0 and at most 1000, not {self.fps!r}")
+
+
 def frame_size(frames: int, height: int, width: int, max_volume: int) -> tuple[int, int]:
     """Height and width that every frame is stretched to; the reference's rule for videos."""
     if height < CELL or width < CELL:
@@ -82,27 +100,36 @@ def sample(total: int, video_fps: float, fps: float = FPS) -> list[int]:
 
 def video_parts(
     source: Any, budget: Preset = "default", limits: Limits = DEFAULT_LIMITS
-) -> list[tuple[str, Picture]]:
+) -> list[tuple[str, View]]:
     """What a video is shown as: the time of each pair of frames as text, and the pair.
 
+    Frames of a file are decoded when the tower needs them, so a file that is damaged further on
+    raises ImageInvalid only there.
+
     Args:
-        source: a Video, the path of a video file (needs the extra `video`), or a sequence of
-            pictures, which count as two a second.
+        source: a Video, a VideoFile or the path of one, or a sequence of pictures, which count as
+            two a second.
         budget: how many pixels all frames together may have.
         limits: of each frame.
     """
     if isinstance(source, str | os.PathLike):
-        from .decode import read_video
+        source = VideoFile(source)
+    if isinstance(source, VideoFile):
+        from .film import Film, FilmPair
 
-        frames, times = read_video(source, VOLUMES[budget])
-    else:
-        frames, times = _opened(_as_video(source), VOLUMES[budget], limits)
+        film = Film(source.path, VOLUMES[budget], source.fps)
+        return [(_stamp(film.time(i)), FilmPair(film, i)) for i in range(len(film))]
+    frames, times = _opened(_as_video(source), VOLUMES[budget], limits)
     if len(frames) % 2:
         frames, times = [*frames, frames[-1]], [*times, times[-1]]
     return [
-        (f"<{(times[i] + times[i + 1]) / 2:.1f} seconds>", Picture(frames[i], frames[i + 1]))
+        (_stamp((times[i] + times[i + 1]) / 2), Picture(frames[i], frames[i + 1]))
         for i in range(0, len(frames), 2)
     ]
+
+
+def _stamp(seconds: float) -> str:
+    return f"<{seconds:.1f} seconds>"
 
 
 def _as_video(source: Any) -> Video:
@@ -111,7 +138,8 @@ def _as_video(source: Any) -> Video:
     if isinstance(source, bytes | bytearray | memoryview) or not isinstance(source, Sequence):
         raise ImageInvalid(
             f"a video cannot be made from {type(source).__name__}",
-            hint="pass a path, a qwen35cpp.vision.Video or a list of pictures, two for each second",
+            hint="pass a path, a vision.VideoFile, a vision.Video or a list of pictures, two for "
+            "each second",
         )
     return Video(source, [index / FPS for index in range(len(source))])
 
