@@ -137,6 +137,41 @@ def test_models_and_metrics(client: Any) -> None:
     assert counted(f'qwen35cpp_responses_total{{path="{CHAT}",status="200"}}') == answered + 1
 
 
+def test_decisions_are_those_of_the_library(client: Any, llama: Llama) -> None:
+    fields = {"team": ["billing", "bug"], "urgent": "bool", "anger": {"range": [0, 3]}}
+    texts = ["I paid twice.", "The app crashes!"]
+    answer = client.post("/v1/decisions", json={"input": texts, "fields": fields}).json()
+    for item, text in zip(answer["data"], texts, strict=True):
+        expected = llama.decide(text, team=["billing", "bug"], urgent=bool, anger=range(3))
+        assert item["values"] == {
+            "team": expected.team, "urgent": expected.urgent, "anger": expected.anger
+        }  # fmt: skip
+        assert item["probabilities"]["team"] == expected.probabilities["team"]
+        assert set(item["probabilities"]["urgent"]) == {"true", "false"}
+        assert item["confidence"]["urgent"] == expected.confidence["urgent"]
+    messages = [{"role": "user", "content": texts[0]}]
+    one = client.post("/v1/decisions", json={"messages": messages, "fields": fields}).json()
+    assert one["data"][0]["values"] == answer["data"][0]["values"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fields": {"a": ["x", "y"]}},
+        {"input": "a", "messages": ASK, "fields": {"a": ["x", "y"]}},
+        {"input": "a", "fields": {}},
+        {"input": "a", "fields": {"a": "number"}},
+        {"input": "a", "fields": {"a": ["x"]}},
+        {"input": "a", "fields": {"a": {"range": [0, 100000]}}},
+        {"input": [], "fields": {"a": ["x", "y"]}},
+    ],
+)
+def test_wrong_decisions_are_refused(client: Any, wrong: dict[str, Any]) -> None:
+    answer = client.post("/v1/decisions", json=wrong)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
 # ---- refusals -----------------------------------------------------------------------------------
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

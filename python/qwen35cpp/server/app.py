@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..llama import Llama
-from . import chat_completions, completions, messages, pages, responses
+from . import chat_completions, completions, decisions, messages, pages, responses
 from .answers import Context
 from .errors import HttpError, anthropic_error, as_http_error, openai_error
 from .guard import Guard, is_anthropic
@@ -59,6 +59,7 @@ def create_app(llama: Llama, settings: Settings) -> Starlette:
             methods=["POST"],
         ),
         Route("/v1/embeddings", post(completions.embedding_work), methods=["POST"]),
+        Route("/v1/decisions", post(decisions.decision_work), methods=["POST"]),
         Route(
             "/v1/responses", post(responses.response_work, responses.stream_error), methods=["POST"]
         ),
