@@ -410,7 +410,7 @@ inline void check_i4(Report &report, const Kernels &k, Random &random, uint32_t 
     report.that(q[i] == want, "unpack_i4", n, i);
     squares += double{x[i]} * x[i];
     products += double{x[i]} * want;
-    lengths += double{want} * want;
+    lengths += static_cast<double>(want) * want;
   }
   report.near("quantize_i4 scale", n, scale, products / lengths, 1e-5 * products / lengths);
   const double step = 2.733 / 127 * std::sqrt(squares / n);  // what the places were chosen with

@@ -57,11 +57,11 @@ def test_fit_offers_what_fits() -> None:
 def test_a_limit_chooses_the_cache_and_the_context() -> None:
     def opened(megabytes: int, **options: Any) -> tuple[int, int]:
         limit = megabytes << 20
-        with Llama.tiny(memory_limit=limit, n_parallel=1, **options) as llm:
+        with Llama.tiny(memory_limit=limit, n_parallel=1, draft="off", **options) as llm:
             return llm.n_ctx(), llm._engine.slots[0].session.token_bytes
 
     loaded = _memory.resident() >> 20  # the limit is for the process as a whole
-    with Llama.tiny(n_ctx=64) as llm:
+    with Llama.tiny(n_ctx=64, draft="off") as llm:
         exact = llm._engine.slots[0].session.token_bytes
     context, stored = opened(loaded + 200, n_ctx=32_768)
     assert (context, stored) == (32_768, exact)

@@ -62,7 +62,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     add_kv(parser)
     add_pictures(parser)
-    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.set_defaults(run=run, draft="off", usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:

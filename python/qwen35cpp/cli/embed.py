@@ -42,7 +42,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     add_kv(parser)
-    parser.set_defaults(run=run, mmproj=None)
+    parser.set_defaults(run=run, mmproj=None, draft="off")
 
 
 def run(args: argparse.Namespace) -> int:
