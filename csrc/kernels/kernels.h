@@ -51,9 +51,11 @@ struct PanelShape {
 struct Kernels {
   const char *isa;
 
-  // A token's products have the same bits however many tokens share the call: of gemv, and of gemv
-  // and gemm_q8 (integer formats). Not promised by tiers whose code for more tokens sums otherwise.
-  bool same_few, same_many;
+  // Up to how many tokens may share a call of gemv without changing a bit of each other's products:
+  // code for more tokens may sum in another order. same_many: gemm_q8 gives those bits as well
+  // (integer formats).
+  uint32_t same_cols;
+  bool same_many;
 
   // ---- activations
   // x: [k] -> q: [k], d: [k/32], s: [k/16]; rounds to nearest even.

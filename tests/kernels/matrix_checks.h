@@ -170,7 +170,7 @@ inline void check_same_bits(Report &report, const Kernels &kernels, const TypeTr
     for (uint32_t t = 0; t < kMost; t++) {
       (few ? run_gemv_part : run_gemm_part)(kernels, m, x, t, 1, alone);
     }
-    for (uint32_t n = 2; few && kernels.same_few && n <= kGemvMaxCols; n++) {
+    for (uint32_t n = 2; few && n <= kernels.same_cols; n++) {
       Output parts(m.rows, kMost);
       for (uint32_t t = 0; t < kMost; t += n) {
         run_gemv_part(kernels, m, x, t, kMost - t < n ? kMost - t : n, parts);

@@ -30,6 +30,10 @@ class CpuBackend final : public Backend {
   uint64_t vision_bytes(const VisionConfig &config, uint32_t max_patches, bool quantized) const;
   uint64_t scratch_bytes() const;
 
+  // Whether products of up to kGemvMaxCols tokens have to be those of each token alone, bit by bit,
+  // even where the tier is slower then.
+  void keep_apart(bool apart) { apart_ = apart; }
+
   void embed(const Matrix &w, const int32_t *tokens, uint32_t n, float *x) override;
   void add_norm(float *x, const float *delta, const float *w, uint32_t n, uint32_t dim, float eps,
                 float *y) override;
@@ -106,6 +110,7 @@ class CpuBackend final : public Backend {
 
   const Kernels &kernels_;
   ThreadPool *pool_;
+  bool apart_ = false;
   // Quantised input of the current linear() call.
   Array<int8_t> act_q_;
   Array<float> act_d_, act_s_;

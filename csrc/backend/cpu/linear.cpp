@@ -91,7 +91,14 @@ void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const Linear
     }
     const uint32_t row = index * items.rows[j];
     const uint32_t rows = w.rows - row < items.rows[j] ? w.rows - row : items.rows[j];
-    gemv({w.data + row * w.row_bytes, w.row_bytes, rows, k, n, act, x, job.y + row, job.y_stride});
+    const uint8_t *data = w.data + row * w.row_bytes;
+    const uint32_t most = apart_ ? kernels_.same_cols : n;
+    for (uint64_t t = 0; t < n; t += most) {  // the rows come from the cache after the first turn
+      const uint32_t count = n - t < most ? static_cast<uint32_t>(n - t) : most;
+      const ActQ8 part = {act.q + t * k, act.d + t * (k / kActGroup), act.s + t * (k / 16)};
+      gemv({data, w.row_bytes, rows, k, count, part, x + t * k, job.y + t * job.y_stride + row,
+            job.y_stride});
+    }
   });
 }
 

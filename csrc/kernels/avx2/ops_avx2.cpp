@@ -7,7 +7,8 @@ namespace q35 {
 
 void q35_init_avx2(Kernels *kernels) {
   kernels->isa = "avx2";
-  kernels->same_few = kernels->same_many = true;
+  kernels->same_cols = kGemvMaxCols;
+  kernels->same_many = true;
   fill_ops(kernels);
   fill_gemm_f32(kernels);
   q35_init_gemv_avx2(kernels);

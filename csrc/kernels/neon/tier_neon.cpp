@@ -8,7 +8,7 @@ namespace q35 {
 
 void q35_init_neon(Kernels *kernels) {
   kernels->isa = "neon";
-  kernels->same_few = true;
+  kernels->same_cols = kGemvMaxCols;
   kernels->same_many = false;
   fill_ops(kernels);
   fill_gemm_f32(kernels);

@@ -8,7 +8,7 @@ namespace q35 {
 
 void q35_init_neon_i8mm(Kernels *kernels) {
   kernels->isa = "neon_i8mm";
-  kernels->same_few = false;  // pairs of tokens sum in another order
+  kernels->same_cols = 1;  // pairs of tokens sum in another order
   kernels->same_many = false;
   fill_ops(kernels);
   fill_gemm_f32(kernels);

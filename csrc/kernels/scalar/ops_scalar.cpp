@@ -209,7 +209,8 @@ void s_solve_lower(const float *a, uint64_t a_stride, uint32_t n, float *x, uint
 
 void q35_init_scalar(Kernels *t) {
   t->isa = "scalar";
-  t->same_few = t->same_many = true;
+  t->same_cols = kGemvMaxCols;
+  t->same_many = true;
   t->quantize_q8 = s_quantize_q8;
   t->rms_norm = s_rms_norm;
   t->gated_norm = s_gated_norm;
