@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from ._alive import Alive
 from ._handles import Detokenizer, Model, Session
 from ._lazy_tower import LazyTower
-from ._prefix import Markers, Node, Tree, state_file
+from ._prefix import Markers, Node, Tree
 from ._slot import PrefixCache, Progress, Slot
 from ._turn import Hold, Turn
 from .errors import FileError, InvalidArgument, Qwen35Error, SessionClosed, StateInvalid
 
 if TYPE_CHECKING:
+    from ._prefix import state_file
     from ._prefix.disk import DiskCache
 
 __all__ = ["Engine", "Progress", "Slot"]
@@ -114,6 +115,8 @@ class Engine:
 
     def save_node(self, path: Path, node: Node, notes: Mapping[str, Any]) -> int:
         """Writes all that a session needs to go on from a node; returns the size."""
+        from ._prefix import state_file
+
         with self.hold_first() as held, held.slot.timeline() as timeline:
             entries, snapshot = timeline.copy_node(node)
             try:
@@ -132,6 +135,8 @@ class Engine:
 
     def load_node(self, path: Path) -> tuple[state_file.Header, Node]:
         """The header of a saved state and its node, with a pin."""
+        from ._prefix import state_file
+
         try:
             header = state_file.read_header(path)
             if header.model != self._fingerprint():

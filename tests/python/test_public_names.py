@@ -108,7 +108,10 @@ def test_records_are_dictionaries_with_attributes() -> None:
 @pytest.mark.parametrize(
     ("code", "heavy"),
     [
-        ("import qwen35cpp", {"numpy", "PIL", "argparse", "cffi", "uuid", "qwen35cpp.chat.model"}),
+        (
+            "import qwen35cpp",
+            {"numpy", "PIL", "argparse", "cffi", "uuid", "hashlib", "qwen35cpp.chat.model"},
+        ),
         ("from qwen35cpp import Llama; Llama.tiny().chat('hi', max_tokens=1)", {"numpy", "PIL"}),
         ("from qwen35cpp import cli; cli.build_parser()", {"numpy", "statistics", "http"}),
     ],

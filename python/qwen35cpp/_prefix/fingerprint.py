@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -11,6 +10,8 @@ _SAMPLES, _SAMPLE = 64, 4096
 
 def fingerprint(path: Path, *settings: object) -> str:
     """A digest of a model's file (its size, and samples of its bytes) and of settings."""
+    import hashlib  # loads OpenSSL: only for who keeps states in files
+
     state = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

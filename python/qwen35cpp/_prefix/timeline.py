@@ -11,13 +11,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .._handles import Buffer, Session
 from ..errors import ContextTooLong, Qwen35Error, StateInvalid
 from .boundaries import GRID, Markers
-from .disk import DiskCache
-from .state_file import Header
 from .tree import Node, Tree, common_length
+
+if TYPE_CHECKING:
+    from .disk import DiskCache
+    from .state_file import Header
 
 
 @dataclass(frozen=True)
