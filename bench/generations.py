@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -201,26 +202,33 @@ def _longer(state: bytes, seed: int, depth: int) -> bytes:
 # ---- the comparison ------------------------------------------------------------------------------
 
 
-def measure_peer(path: Path, depths: list[int], tokens: int, threads: int) -> dict[int, float]:
+def time_steps(
+    fill: Callable[[int], None], eval_: Callable[[list[int]], None], depths: list[int], tokens: int
+) -> dict[int, float]:
     """Seconds of a step at each depth."""
-    peer = Peer(path, max(depths) + tokens + 256, threads)
     steps: dict[int, float] = {}
     for depth in depths:
-        peer.fill(depth)
-        peer.eval([5])
+        fill(depth)
+        eval_([5])
         times = []
         for i in range(tokens):
             start = time.perf_counter()
-            peer.eval([6 + i])
+            eval_([6 + i])
             times.append(time.perf_counter() - start)
         steps[depth] = statistics.median(times)
     return steps
 
 
+def measure_peer(path: Path, depths: list[int], tokens: int, threads: int) -> dict[int, float]:
+    """Steps of llama.cpp."""
+    peer = Peer(path, max(depths) + tokens + 256, threads)
+    return time_steps(peer.fill, peer.eval, depths, tokens)
+
+
 def measure_ours(
     path: Path, depths: list[int], tokens: int, threads: int, kv: str
 ) -> dict[int, float]:
-    """The same."""
+    """Steps of this engine."""
     import deep
 
     from qwen35cpp import _handles
@@ -228,17 +236,7 @@ def measure_ours(
     model = _handles.Model(bytes(path), n_threads=threads)
     kind = _handles.KV_TYPES[kv]
     session = _handles.Session(model, n_ctx=max(depths) + tokens + 8, kv_type=kind)
-    steps: dict[int, float] = {}
-    for depth in depths:
-        deep.fill(session, depth)
-        session.eval([5])
-        times = []
-        for i in range(tokens):
-            start = time.perf_counter()
-            session.eval([6 + i])
-            times.append(time.perf_counter() - start)
-        steps[depth] = statistics.median(times)
-    return steps
+    return time_steps(lambda depth: deep.fill(session, depth), session.eval, depths, tokens)
 
 
 def _run(args: argparse.Namespace, engine: str) -> dict[int, float]:

@@ -48,6 +48,11 @@ struct LinearJob {
   uint64_t y_stride;  // floats between the rows of y
 };
 
+// A matrix with outputs that lie row after row.
+inline LinearJob linear_job(const Matrix &w, float *y) {
+  return {&w, y, w.rows};
+}
+
 // Gated attention of one layer over its cache.
 struct AttentionArgs {
   uint32_t n;

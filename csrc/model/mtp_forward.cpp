@@ -10,10 +10,6 @@ uint64_t floats(uint64_t n) {
   return n * sizeof(float);
 }
 
-LinearJob job(const Matrix &w, float *y) {
-  return {&w, y, w.rows};
-}
-
 }  // namespace
 
 Status MtpForward::reserve(const Config &c) {
@@ -63,10 +59,11 @@ void MtpForward::project(const TextModel &model, Backend *backend, uint32_t n) {
     std::memcpy(joined_.data() + 2 * i * h, first + i * h, floats(h));
     std::memcpy(joined_.data() + (2 * i + 1) * h, second + i * h, floats(h));
   }
-  const LinearJob in = job(w.eh_proj, x_.data());
+  const LinearJob in = linear_job(w.eh_proj, x_.data());
   backend->linear(joined_.data(), n, 2 * c.n_embd, &in, 1);
   backend->add_norm(x_.data(), nullptr, w.layer.attn_norm, n, c.n_embd, c.rms_eps, normed_.data());
-  const LinearJob kv[] = {job(w.layer.attention.k, k_.data()), job(w.layer.attention.v, v_.data())};
+  const LinearJob kv[] = {linear_job(w.layer.attention.k, k_.data()),
+                          linear_job(w.layer.attention.v, v_.data())};
   backend->linear(normed_.data(), n, c.n_embd, kv, 2);
 }
 
@@ -150,7 +147,7 @@ const float *MtpForward::draft(const TextModel &model, Backend *backend, Sequenc
   AttentionArgs args = attention(model, state, position, trail, 1);
   args.q = wide_.data();
   const uint64_t last = uint64_t{trail} * c.n_embd;
-  const LinearJob query = job(w.q, wide_.data());
+  const LinearJob query = linear_job(w.q, wide_.data());
   backend->linear(normed_.data() + last, 1, c.n_embd, &query, 1);
   backend->attention(args);
   finish(model, backend, x_.data() + last);
@@ -162,13 +159,13 @@ void MtpForward::finish(const TextModel &model, Backend *backend, float *x) {
   const Config &c = model.config;
   const MtpWeights &w = model.weights.mtp[0];
   float *normed = normed_.data(), *gate = wide_.data(), *up = gate + c.n_ff;
-  const LinearJob mixed = job(w.layer.attention.o, added_.data());
+  const LinearJob mixed = linear_job(w.layer.attention.o, added_.data());
   backend->linear(mixed_.data(), 1, c.q_dim(), &mixed, 1);
   backend->add_norm(x, added_.data(), w.layer.ffn_norm, 1, c.n_embd, c.rms_eps, normed);
-  const LinearJob inner[] = {job(w.layer.ffn_gate, gate), job(w.layer.ffn_up, up)};
+  const LinearJob inner[] = {linear_job(w.layer.ffn_gate, gate), linear_job(w.layer.ffn_up, up)};
   backend->linear(normed, 1, c.n_embd, inner, 2);
   backend->silu_mul(gate, up, 1, c.n_ff);
-  const LinearJob down = job(w.layer.ffn_down, added_.data());
+  const LinearJob down = linear_job(w.layer.ffn_down, added_.data());
   backend->linear(gate, 1, c.n_ff, &down, 1);
   backend->add_norm(x, added_.data(), w.head_norm, 1, c.n_embd, c.rms_eps, out_.data());
 }

@@ -32,10 +32,6 @@ uint64_t mixer_width(const Config &c) {
   return c.q_dim() > c.lin_v_dim() ? c.q_dim() : c.lin_v_dim();
 }
 
-LinearJob job(const Matrix &w, float *y) {
-  return {&w, y, w.rows};
-}
-
 }  // namespace
 
 Status TextForward::reserve(const Config &c, uint32_t max_tokens) {
@@ -126,7 +122,8 @@ void TextForward::delta_layer(const Pass &pass, uint32_t layer) {
   float *z = qkv + n * c.conv_channels();   // [n, lin_v_dim]
   float *alpha = z + n * c.lin_v_dim();     // [n, lin_v_heads]
   float *beta = alpha + n * c.lin_v_heads;  // [n, lin_v_heads]
-  const LinearJob inputs[] = {job(w.qkv, qkv), job(w.z, z), job(w.alpha, alpha), job(w.beta, beta)};
+  const LinearJob inputs[] = {linear_job(w.qkv, qkv), linear_job(w.z, z),
+                              linear_job(w.alpha, alpha), linear_job(w.beta, beta)};
   pass.backend->linear(normed_.data(), pass.n, c.n_embd, inputs, 4);
   uint64_t t = 0;
   for (uint32_t i = 0; i < pass.n_segments; i++) {
@@ -163,7 +160,7 @@ void TextForward::delta_layer(const Pass &pass, uint32_t layer) {
     }
     if (s.n > done) advance(s.n - done);
   }
-  const LinearJob output = job(w.out, added_.data());
+  const LinearJob output = linear_job(w.out, added_.data());
   pass.backend->linear(mixed_.data(), pass.n, c.lin_v_dim(), &output, 1);
 }
 
@@ -174,7 +171,7 @@ void TextForward::attention_layer(const Pass &pass, uint32_t layer) {
   float *q = wide_.data();           // [n, n_head, 2, head_dim]
   float *k = q + n * 2 * c.q_dim();  // [n, n_head_kv, head_dim]
   float *v = k + n * c.kv_dim();     // [n, n_head_kv, head_dim]
-  const LinearJob inputs[] = {job(w.q, q), job(w.k, k), job(w.v, v)};
+  const LinearJob inputs[] = {linear_job(w.q, q), linear_job(w.k, k), linear_job(w.v, v)};
   pass.backend->linear(normed_.data(), pass.n, c.n_embd, inputs, 3);
   uint64_t t = 0;
   for (uint32_t i = 0; i < pass.n_segments; i++) {
@@ -187,7 +184,7 @@ void TextForward::attention_layer(const Pass &pass, uint32_t layer) {
                              s.state->capacity(), mixed_.data() + t * c.q_dim()});
     t += s.n;
   }
-  const LinearJob output = job(w.o, added_.data());
+  const LinearJob output = linear_job(w.o, added_.data());
   pass.backend->linear(mixed_.data(), pass.n, c.q_dim(), &output, 1);
 }
 
@@ -196,10 +193,10 @@ void TextForward::feed_forward(const Pass &pass, uint32_t layer) {
   const LayerWeights &w = pass.model.weights.layers[layer];
   float *gate = wide_.data();                                 // [n, n_ff]
   float *up = gate + static_cast<uint64_t>(pass.n) * c.n_ff;  // [n, n_ff]
-  const LinearJob inputs[] = {job(w.ffn_gate, gate), job(w.ffn_up, up)};
+  const LinearJob inputs[] = {linear_job(w.ffn_gate, gate), linear_job(w.ffn_up, up)};
   pass.backend->linear(normed_.data(), pass.n, c.n_embd, inputs, 2);
   pass.backend->silu_mul(gate, up, pass.n, c.n_ff);
-  const LinearJob output = job(w.ffn_down, added_.data());
+  const LinearJob output = linear_job(w.ffn_down, added_.data());
   pass.backend->linear(gate, pass.n, c.n_ff, &output, 1);
 }
 
@@ -228,7 +225,7 @@ void TextForward::final_states(const TextModel &model, Backend *backend, uint32_
 
 void TextForward::logits(const TextModel &model, Backend *backend, const float *hidden,
                          uint32_t n_rows, float *logits) {
-  const LinearJob head = job(model.weights.output, logits);
+  const LinearJob head = linear_job(model.weights.output, logits);
   backend->linear(hidden, n_rows, model.config.n_embd, &head, 1);
 }
 

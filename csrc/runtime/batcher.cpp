@@ -67,16 +67,7 @@ void Batcher::note_scratch() {
 }
 
 Status Batcher::run(Job *job) {
-  Lock lock(mutex_);
-  enqueue(job);
-  while (!job->done) {
-    if (busy_) {
-      changed_.wait(lock);
-    } else {
-      lead(&lock);
-    }
-  }
-  lock.unlock();
+  serve(job);
   // The pass may have run on another thread, and this one may have run those of others: the
   // message belongs here.
   if (job->status == QWEN35_ERROR_CANCELLED) return fail(job->status, "cancelled");
@@ -97,15 +88,7 @@ bool Batcher::crowded(const SequenceState *state) {
 
 Batcher::Exclusive::Exclusive(Batcher *batcher) : batcher_(batcher) {
   Job job;
-  Lock lock(batcher->mutex_);
-  batcher->enqueue(&job);
-  while (!job.done) {
-    if (batcher->busy_) {
-      batcher->changed_.wait(lock);
-    } else {
-      batcher->lead(&lock);
-    }
-  }
+  batcher->serve(&job);
 }
 
 Batcher::Exclusive::~Exclusive() {
@@ -114,10 +97,20 @@ Batcher::Exclusive::~Exclusive() {
   batcher_->changed_.notify_all();
 }
 
-void Batcher::enqueue(Job *job) {
+// Returns when the job is done, or the threads are its owner's. While nobody else does, this thread
+// runs the passes that are due.
+void Batcher::serve(Job *job) {
+  Lock lock(mutex_);
   const uint32_t n = job->segment.n;
   (n != 0 && n <= kGemvMaxCols ? few_ : many_).push(job);
   changed_.notify_all();
+  while (!job->done) {
+    if (busy_) {
+      changed_.wait(lock);
+    } else {
+      lead(&lock);
+    }
+  }
 }
 
 // Runs the next pass. The lock is given up meanwhile.

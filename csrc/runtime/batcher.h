@@ -81,7 +81,7 @@ class Batcher {
   using Clock = std::chrono::steady_clock;
   using Lock = std::unique_lock<std::mutex>;
 
-  void enqueue(Job *job);
+  void serve(Job *job);
   void lead(Lock *lock);
   void gather(Lock *lock);
   [[nodiscard]] bool all_here() const;

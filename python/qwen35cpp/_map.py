@@ -40,41 +40,32 @@ class Mapped:
         return self.answer is None and self.error is None
 
 
-def run(
-    llm: Llama,
-    rows: Iterable[Row],
-    prompt: Prompt,
-    *,
-    workers: int,
-    resume: Path | None,
-    on_error: str,
-    progress: Progress | None,
-    options: dict[str, Any],
+@dataclass(frozen=True)
+class Settings:
+    """How rows are answered, see Llama.map. What is wrong is said before the first row."""
+
+    workers: int
+    resume: Path | None
+    on_error: str
+    progress: Progress | None
+    options: dict[str, Any]  # of the chats
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InvalidArgument(f"workers must be at least 1, not {self.workers}")
+        if self.on_error not in ("raise", "keep"):
+            raise InvalidArgument(f"on_error must be 'raise' or 'keep', not {self.on_error!r}")
+        if "stream" in self.options:
+            raise InvalidArgument("map gives whole answers: it takes no stream argument")
+
+
+def answers(
+    llm: Llama, rows: Iterable[Row], prompt: Prompt, settings: Settings
 ) -> Iterator[Mapped]:
-    """See Llama.map."""
-    if workers < 1:
-        raise InvalidArgument(f"workers must be at least 1, not {workers}")
-    if on_error not in ("raise", "keep"):
-        raise InvalidArgument(f"on_error must be 'raise' or 'keep', not {on_error!r}")
-    if "stream" in options:
-        raise InvalidArgument("map gives whole answers: it takes no stream argument")
+    """Yields what becomes of each row, in order."""
     total = len(rows) if isinstance(rows, Sequence) else None
-    return _answers(llm, rows, prompt, workers, resume, on_error, progress, total, options)
-
-
-def _answers(
-    llm: Llama,
-    rows: Iterable[Row],
-    prompt: Prompt,
-    workers: int,
-    resume: Path | None,
-    on_error: str,
-    progress: Progress | None,
-    total: int | None,
-    options: dict[str, Any],
-) -> Iterator[Mapped]:
-    stop = Stop()
-    watched = stop.watched(options)
+    stop, workers, resume = Stop(), settings.workers, settings.resume
+    watched = stop.watched(settings.options)
 
     def work(index: int, row: Row, question: Any) -> Mapped:
         stop.check()
@@ -82,13 +73,13 @@ def _answers(
             answer = stop.drain(llm.chat(question, stream=True, **watched))
         except Qwen35Error as error:
             stop.check()
-            if on_error == "raise":
+            if settings.on_error == "raise":
                 raise
             return Mapped(index, row, error=f"{type(error).__name__}: {error}")
         return Mapped(index, row, str(answer), None, answer)
 
     with contextlib.ExitStack() as stack:
-        journal = stack.enter_context(_Journal(resume, options)) if resume else None
+        journal = stack.enter_context(_Journal(resume, settings.options)) if resume else None
         pool = ThreadPoolExecutor(workers, thread_name_prefix="qwen35cpp-map")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         stack.callback(stop.ask)  # runs first: leaving early stops the answers in the making
@@ -99,8 +90,8 @@ def _answers(
             done = future.result()
             if journal and done.answer is not None:
                 journal.add(question, done)
-            if progress is not None:
-                progress(done.index + 1, total)
+            if settings.progress is not None:
+                settings.progress(done.index + 1, total)
             return done
 
         for index, row in enumerate(rows):

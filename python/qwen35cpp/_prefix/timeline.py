@@ -262,12 +262,6 @@ class Timeline:
             if len(tokens) - last >= GRID:
                 self.keep()
 
-    def unpin(self, node: Node) -> None:
-        """Gives back a pin."""
-        with self.tree.lock:
-            node.pins -= 1
-            self._shrink()
-
     def _shrink(self, keep: Node | None = None) -> None:
         """Drops the least useful until the limit holds."""
         excess = self.tree.n_bytes - self.tree.limit

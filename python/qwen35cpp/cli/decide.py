@@ -150,13 +150,14 @@ def _answers(text: str) -> Any:
 
 
 def _as_json(decision: Decision) -> dict[str, Any]:
+    from ..decisions.decide import key_of
+
     return {
         name: {
             "value": value,
             "confidence": decision.confidence[name],
             "probabilities": {
-                str(each).lower() if isinstance(each, bool) else str(each): share
-                for each, share in decision.probabilities[name].items()
+                key_of(each): share for each, share in decision.probabilities[name].items()
             },
         }
         for name, value in decision.items()

@@ -43,6 +43,11 @@ class Decision(Record):
         object.__setattr__(self, name, value)
 
 
+def key_of(value: Any) -> str:
+    """A value of a field as a key of a JSON object."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class Label(str):
     """A label as text, with what the model thinks of the others."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from ..chat.answer import ChatText
+from ..chat.answer import ChatChunk, ChatText
 from ..chat.conversation import ChatRequest, ChatStream
 from ..chat.openai import chat_requests
 from ..errors import ContextTooLong
 from ..llama import Llama
 from ..types import Text
 from .errors import bad
-from .jobs import Job
+from .jobs import Event, Job
 from .media import check_media
 from .metrics import Metrics
 from .settings import Settings
@@ -54,6 +54,45 @@ def check_options(options: Mapping[str, Any]) -> None:
     for key in options.get("logit_bias") or ():
         if not key.isascii() or not key.isdigit():
             raise bad(f"logit_bias: {key[:40]!r} is not a token id", "logit_bias")
+
+
+class SamplingBody(Body, kw_only=True):
+    """What chat completions and completions share."""
+
+    max_tokens: Limit | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    stop: Stops = None
+    logit_bias: dict[str, float] | None = None
+    stream_options: dict[str, Any] | None = None
+    # Without a meaning here.
+    cache_prompt: Any = None
+    user: Any = None
+
+
+# Its fields that are passed on as they are; each call has a seed of its own.
+SAMPLING = (
+    "max_tokens", "temperature", "top_p", "min_p", "top_k", "frequency_penalty",
+    "presence_penalty", "repeat_penalty", "stop", "logit_bias",
+)  # fmt: skip
+
+
+class Writer(Protocol):
+    """An answer in the shape of a protocol while it grows, and the events that tell of it."""
+
+    whole: dict[str, Any]
+
+    def push(self, chunk: ChatChunk) -> list[Event]:
+        """The events of a chunk."""
+
+    def finish(self, text: ChatText) -> list[Event]:
+        """The last events."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +151,24 @@ class Context:
             prefill_seconds=text.timings.prefill_seconds,
             decode_seconds=text.timings.decode_seconds,
         )
+
+    def write(
+        self, job: Job, request: ChatRequest, writer: Writer, events: list[Event], *, stream: bool
+    ) -> Iterator[Event]:
+        """Answers: events as they come, beginning with `events`, or the whole in the end."""
+        with self.answer(request) as chunks:
+            for chunk in chunks:
+                events += writer.push(chunk)
+                if stream and events:
+                    yield from events
+                    events = []
+                else:
+                    job.stop.check()
+            events += writer.finish(self.finished(chunks))
+        if stream:
+            yield from events
+        else:
+            yield writer.whole
 
     def finished(self, stream: ChatStream) -> ChatText:
         """The whole of a stream that was read to its end, counted."""

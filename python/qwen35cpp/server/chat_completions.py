@@ -12,38 +12,26 @@ from ..chat import openai
 from ..chat.answer import ChatText
 from ..chat.conversation import ChatStream
 from ..types import Record
-from .answers import Body, Context, Limit, Objects, Stops, given
+from .answers import SAMPLING, Context, Limit, Objects, SamplingBody, given
 from .errors import HttpError, openai_error
 from .jobs import Event, Job
 
 _PROGRESS_PAUSE = 0.2  # seconds between two reports
 
 
-class ChatBody(Body, kw_only=True):
+class ChatBody(SamplingBody, kw_only=True):
     """The fields of a chat completion."""
 
     messages: Objects
     tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    top_k: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repeat_penalty: float | None = None
     repetition_penalty: float | None = None  # vLLM's name
-    seed: int | None = None
-    stop: Stops = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    logit_bias: dict[str, float] | None = None
     n: int | None = None
     response_format: dict[str, Any] | None = None
-    stream_options: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
@@ -54,7 +42,6 @@ class ChatBody(Body, kw_only=True):
     return_progress: bool | None = None  # llama.cpp's: chunks with `prompt_progress`
     # Without a meaning here.
     audio: Any = None
-    cache_prompt: Any = None
     metadata: Any = None
     modalities: Any = None
     prediction: Any = None
@@ -65,16 +52,13 @@ class ChatBody(Body, kw_only=True):
     service_tier: Any = None
     store: Any = None
     timings_per_token: Any = None
-    user: Any = None
     verbosity: Any = None
 
 
 _PASSED = (
-    "tools", "tool_choice", "parallel_tool_calls", "max_tokens", "max_completion_tokens",
-    "temperature", "top_p", "min_p", "top_k", "frequency_penalty", "presence_penalty",
-    "repeat_penalty", "seed", "stop", "logprobs", "top_logprobs", "logit_bias", "n",
-    "response_format", "reasoning_effort", "chat_template_kwargs", "enable_thinking", "think",
-    "thinking_budget", "functions", "function_call",
+    *SAMPLING, "seed", "tools", "tool_choice", "parallel_tool_calls", "max_completion_tokens",
+    "logprobs", "top_logprobs", "n", "response_format", "reasoning_effort", "chat_template_kwargs",
+    "enable_thinking", "think", "thinking_budget", "functions", "function_call",
 )  # fmt: skip
 
 

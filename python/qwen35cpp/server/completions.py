@@ -12,7 +12,7 @@ import numpy as np
 from .. import _completion
 from .._generate import TextStream
 from ..types import Text
-from .answers import Body, Context, Limit, Stops, check_options, given
+from .answers import SAMPLING, Body, Context, SamplingBody, check_options, given
 from .errors import bad
 from .jobs import Event, Job
 
@@ -20,35 +20,18 @@ _MOST_ANSWERS, _MOST_INPUTS = 8, 2048
 Tokens = list[Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]]
 
 
-class CompletionBody(Body, kw_only=True):
+class CompletionBody(SamplingBody, kw_only=True):
     """The fields of a completion."""
 
     prompt: str | list[Any]  # a text, token ids, or a list of either
-    max_tokens: Limit | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    top_k: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repeat_penalty: float | None = None
-    seed: int | None = None
-    stop: Stops = None
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
-    logit_bias: dict[str, float] | None = None
     echo: bool | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=_MOST_ANSWERS)] | None = None
     best_of: int | None = None
     suffix: str | None = None
-    stream_options: dict[str, Any] | None = None
-    user: Any = None  # without a meaning here
-    cache_prompt: Any = None
 
 
-_PASSED = (
-    "max_tokens", "temperature", "top_p", "min_p", "top_k", "frequency_penalty",
-    "presence_penalty", "repeat_penalty", "stop", "logprobs", "logit_bias", "echo", "suffix",
-)  # fmt: skip
+_PASSED = (*SAMPLING, "logprobs", "echo", "suffix")
 
 
 def completion_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterator[Event]], bool]:

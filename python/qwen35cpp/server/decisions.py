@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ..decisions.decide import Decision
+from ..decisions.decide import Decision, key_of
 from ..decisions.fields import Field
 from .answers import Body, Context, Objects
 from .errors import bad
@@ -111,12 +111,8 @@ def _shape(index: int, decision: Decision, names: list[str]) -> dict[str, Any]:
         "index": index,
         "values": {name: decision[name] for name in names},
         "probabilities": {
-            name: {_key(value): p for value, p in decision.probabilities[name].items()}
+            name: {key_of(value): p for value, p in decision.probabilities[name].items()}
             for name in names
         },
         "confidence": {name: decision.confidence[name] for name in names},
     }
-
-
-def _key(value: Any) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)

@@ -63,20 +63,7 @@ def message_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterato
         request = context.chat_request(job, messages, options)
         writer = _Writer(context.name)
         events = writer.begin(len(request.request.tokens))
-        with context.answer(request) as stream:
-            for chunk in stream:
-                events += writer.push(chunk)
-                if body.stream and events:
-                    yield from events
-                    events = []
-                else:
-                    job.stop.check()
-            text = context.finished(stream)
-        events += writer.finish(text)
-        if body.stream:
-            yield from events
-        else:
-            yield writer.message
+        yield from context.write(job, request, writer, events, stream=bool(body.stream))
 
     return work, bool(body.stream)
 
@@ -234,7 +221,7 @@ class _Writer:
         self._json = ""  # the arguments of the call that grows
         self._call = -1
         self._open = False
-        self.message: dict[str, Any] = {
+        self.whole: dict[str, Any] = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
             "role": "assistant",
@@ -249,7 +236,7 @@ class _Writer:
         # What was read before is known when the prompt has been read: the last event tells.
         usage = {"input_tokens": prompt, "output_tokens": 0, "cache_read_input_tokens": 0,
                  "cache_creation_input_tokens": 0}  # fmt: skip
-        message = {**self.message, "content": [], "usage": usage}
+        message = {**self.whole, "content": [], "usage": usage}
         return [_event("message_start", message=message)]
 
     def push(self, chunk: ChatChunk) -> list[Event]:
@@ -271,7 +258,7 @@ class _Writer:
         return self._push("text", str(chunk), {}) if chunk else []
 
     def _push(self, kind: str, text: str, more: dict[str, Any]) -> list[Event]:
-        content, events = self.message["content"], []
+        content, events = self.whole["content"], []
         if not self._open or content[-1]["type"] != kind:
             if kind == "text" and not text.strip():
                 return []  # line breaks between calls
@@ -281,25 +268,25 @@ class _Writer:
 
     def _start(self, block: dict[str, Any]) -> list[Event]:
         events = self._stop()
-        self.message["content"].append(block)
+        self.whole["content"].append(block)
         self._open = True
-        index = len(self.message["content"]) - 1
+        index = len(self.whole["content"]) - 1
         return [*events, _event("content_block_start", index=index, content_block=dict(block))]
 
     def _delta(self, delta: dict[str, Any]) -> Event:
-        index = len(self.message["content"]) - 1
+        index = len(self.whole["content"]) - 1
         return _event("content_block_delta", index=index, delta=delta)
 
     def _stop(self) -> list[Event]:
         if not self._open:
             return []
         self._open = False
-        block, events = self.message["content"][-1], []
+        block, events = self.whole["content"][-1], []
         if block["type"] == "tool_use":
             block["input"] = _arguments(self._json)
         if block["type"] == "thinking":  # clients expect it; thoughts are not signed here
             events.append(self._delta({"type": "signature_delta", "signature": ""}))
-        index = len(self.message["content"]) - 1
+        index = len(self.whole["content"]) - 1
         return [*events, _event("content_block_stop", index=index)]
 
     def finish(self, text: ChatText) -> list[Event]:
@@ -315,7 +302,7 @@ class _Writer:
             "output_tokens": text.usage.completion_tokens,
         }
         delta = {"stop_reason": reason, "stop_sequence": sequence}
-        self.message.update(delta, usage=usage)
+        self.whole.update(delta, usage=usage)
         return [*events, _event("message_delta", delta=delta, usage=usage), _event("message_stop")]
 
 

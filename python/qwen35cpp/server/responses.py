@@ -65,19 +65,7 @@ def response_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterat
         request = context.chat_request(job, messages, options)
         writer = _Writer(context.name, body)
         events = writer.begin()
-        with context.answer(request) as stream:
-            for chunk in stream:
-                events += writer.push(chunk)
-                if body.stream and events:
-                    yield from events
-                    events = []
-                else:
-                    job.stop.check()
-            events += writer.finish(context.finished(stream))
-        if body.stream:
-            yield from events
-        else:
-            yield writer.response
+        yield from context.write(job, request, writer, events, stream=bool(body.stream))
 
     return work, bool(body.stream)
 
@@ -204,7 +192,7 @@ class _Writer:
         self._open: dict[str, Any] | None = None  # the item that grows
         self._items: list[dict[str, Any]] = []
         self._call = -1
-        self.response: dict[str, Any] = {
+        self.whole: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
             "created_at": int(time.time()),
@@ -235,7 +223,7 @@ class _Writer:
         return kind, event
 
     def begin(self) -> list[Event]:
-        snapshot = dict(self.response)
+        snapshot = dict(self.whole)
         return [
             self._event("response.created", response=snapshot),
             self._event("response.in_progress", response=snapshot),
@@ -362,7 +350,7 @@ class _Writer:
             self._open["status"] = "incomplete"
         events = self._close()
         usage = text.usage
-        self.response.update(
+        self.whole.update(
             status="incomplete" if cut else "completed",
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             completed_at=int(time.time()),
@@ -375,8 +363,8 @@ class _Writer:
                 "total_tokens": usage.total_tokens,
             },
         )
-        name = f"response.{self.response['status']}"
-        return [*events, self._event(name, response=self.response)]
+        name = f"response.{self.whole['status']}"
+        return [*events, self._event(name, response=self.whole)]
 
 
 def _part(kind: str, text: str) -> dict[str, Any]:
