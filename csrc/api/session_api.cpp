@@ -126,7 +126,7 @@ void qwen35_session_clear_cancel(qwen35_session *session) {
   if (session != nullptr) session->cancel.store(0);
 }
 
-qwen35_status qwen35_session_estimate(const qwen35_model *model, int32_t n_threads,
+qwen35_status qwen35_session_estimate(qwen35_model *model, int32_t n_threads,
                                       const qwen35_session_params *params,
                                       qwen35_session_needs *out) {
   clear_error();
@@ -137,7 +137,7 @@ qwen35_status qwen35_session_estimate(const qwen35_model *model, int32_t n_threa
   if (n_threads < 0 || n_threads > 1024) {
     return fail(QWEN35_ERROR_ARGUMENT, "n_threads: expected 0 to 1024, found %d", n_threads);
   }
-  return q35::estimate_session(*model, n_threads, *params, out);
+  return q35::estimate_session(model, n_threads, *params, out);
 }
 
 void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, uint64_t *committed) {

@@ -258,9 +258,10 @@ typedef struct qwen35_session_needs {
   uint64_t scratch; /* shared by all sessions of a model, with the copies that cancelling needs */
 } qwen35_session_needs;
 
-/* params may be NULL; n_threads as in qwen35_model_params. kv_type AUTO counts as F16 where the
- * weights were not loaded. */
-QWEN35_API qwen35_status qwen35_session_estimate(const qwen35_model *model, int32_t n_threads,
+/* params may be NULL. n_threads as in qwen35_model_params, for models whose weights were not
+ * loaded; for these kv_type AUTO counts as F16. Others have threads of their own, and keep the
+ * scratch that their sessions share. */
+QWEN35_API qwen35_status qwen35_session_estimate(qwen35_model *model, int32_t n_threads,
                                                  const qwen35_session_params *params,
                                                  qwen35_session_needs *out);
 /* Bytes of address space reserved for the session and bytes committed so far, including the scratch

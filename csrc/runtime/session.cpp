@@ -56,23 +56,35 @@ uint64_t kept_rows(const SessionSizes &sizes) {
   return sizes.drafts ? 1 + kMaxDrafts : 1;
 }
 
-// Makes what a session would make, without using it.
-Status estimate_session(const qwen35_model &model, int32_t n_threads,
-                        const qwen35_session_params &params, qwen35_session_needs *out) {
+// Makes the scratch that sessions of these sizes share.
+Status make_scratch(const SessionSizes &sizes, Batcher *batcher, uint64_t *bytes) {
+  Q35_TRY(batcher->reserve(sizes.n_batch));
+  if (sizes.mtp) Q35_TRY(batcher->reserve_mtp());
+  *bytes = batcher->scratch_bytes();
+  return kOk;
+}
+
+// Makes what a session would make. Scratch that a session of the model will use is kept for it.
+Status estimate_session(qwen35_model *model, int32_t n_threads, const qwen35_session_params &params,
+                        qwen35_session_needs *out) {
   SessionSizes sizes = {};
-  Q35_TRY(session_sizes(model, params, &sizes));
+  Q35_TRY(session_sizes(*model, params, &sizes));
   SequenceState state;
-  Q35_TRY(state.init(model.config, sizes.n_ctx, sizes.kv_type, sizes.drafts, sizes.mtp));
-  ThreadPool pool;
-  Q35_TRY(pool.start(n_threads > 0 ? n_threads : usable_cores()));
-  Batcher batcher(model.text, model.kernels, &pool);
-  Q35_TRY(batcher.reserve(sizes.n_batch));
-  if (sizes.mtp) Q35_TRY(batcher.reserve_mtp());
+  Q35_TRY(state.init(model->config, sizes.n_ctx, sizes.kv_type, sizes.drafts, sizes.mtp));
+  uint64_t scratch = 0;
+  if (model->has_weights) {
+    Q35_TRY(make_scratch(sizes, &model->batcher, &scratch));
+  } else {
+    ThreadPool pool;
+    Q35_TRY(pool.start(n_threads > 0 ? n_threads : usable_cores()));
+    Batcher batcher(model->text, model->kernels, &pool);
+    Q35_TRY(make_scratch(sizes, &batcher, &scratch));
+  }
   const uint64_t recurrent = sizeof(float) * state.recurrent_count();
-  const uint64_t logits = sizeof(float) * kept_rows(sizes) * model.config.n_vocab;
-  const uint64_t states = sizes.mtp ? sizeof(float) * sizes.n_batch * model.config.n_embd : 0;
+  const uint64_t logits = sizeof(float) * kept_rows(sizes) * model->config.n_vocab;
+  const uint64_t states = sizes.mtp ? sizeof(float) * sizes.n_batch * model->config.n_embd : 0;
   *out = {state.token_bytes(), state.token_bytes() * sizes.n_ctx, recurrent,
-          batcher.scratch_bytes() + recurrent + logits + states + state.draft_bytes()};
+          scratch + recurrent + logits + states + state.draft_bytes()};
   return kOk;
 }
 

@@ -80,7 +80,7 @@ struct SessionSizes {
 
 [[nodiscard]] Status session_sizes(const qwen35_model &model, const qwen35_session_params &params,
                                    SessionSizes *out);
-[[nodiscard]] Status estimate_session(const qwen35_model &model, int32_t n_threads,
+[[nodiscard]] Status estimate_session(qwen35_model *model, int32_t n_threads,
                                       const qwen35_session_params &params,
                                       qwen35_session_needs *out);
 

@@ -60,6 +60,8 @@ def fitting(
     """
     native = model.info.n_ctx_train
     exact = "f32" if model.info.matrix_type == "F32" else "f16"
+    # Before the estimates, which make the scratch that they count.
+    process = _memory.resident() - model.info.weight_bytes if limit is not None else 0
 
     def needs(kind: str, tokens: int) -> _memory.Needs:
         sizes = model.estimate(
@@ -76,7 +78,7 @@ def fitting(
             state=sizes.state * n_parallel,
             scratch=sizes.scratch,
             cache=kept,
-            process=_memory.resident() - model.info.weight_bytes if limit is not None else 0,
+            process=process,
         )
 
     kinds = (exact, *_memory.KV_CHOICES[1:]) if kv_type == "auto" else (kv_type,)
