@@ -57,21 +57,22 @@ def test_fit_offers_what_fits() -> None:
 def test_a_limit_chooses_the_cache_and_the_context() -> None:
     def opened(megabytes: int, **options: Any) -> tuple[int, int]:
         limit = _memory.resident() + (megabytes << 20)  # it is for the process as a whole
-        with Llama.tiny(memory_limit=limit, n_parallel=1, draft="off", **options) as llm:
+        fixed = {"n_parallel": 1, "draft": "off", "prefix_cache_bytes": 8 << 20}
+        with Llama.tiny(memory_limit=limit, **fixed, **options) as llm:
             return llm.n_ctx(), llm._engine.slots[0].session.token_bytes
 
     with Llama.tiny(n_ctx=64, draft="off") as llm:
         exact = llm._engine.slots[0].session.token_bytes
     context, stored = opened(200, n_ctx=32_768)
     assert (context, stored) == (32_768, exact)
-    context, stored = opened(85, n_ctx=32_768)
+    context, stored = opened(75, n_ctx=32_768)
     assert context == 32_768
     assert stored < exact
-    context, stored = opened(85)
+    context, stored = opened(75)
     assert 4096 < context < 262_144
     assert stored < exact
     with pytest.raises(NotEnoughMemory, match="a context of 262144 tokens") as caught:
-        opened(85, n_ctx=262_144, kv_type="f16")
+        opened(75, n_ctx=262_144, kv_type="f16")
     assert "n_ctx=" in caught.value.hint
     with pytest.raises(NotEnoughMemory):
         opened(1)
