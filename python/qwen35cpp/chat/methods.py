@@ -6,6 +6,7 @@ see chat/__init__.py.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -211,6 +212,41 @@ class ChatMethods:
             options=options,
         )
         return answers(cast("Llama", self), rows, prompt, settings)
+
+    @overload
+    def extract(
+        self, kind: type[T], prompt: str, *, images: Any = (), **options: Unpack[ChatOptions]
+    ) -> T: ...
+
+    @overload
+    def extract(
+        self, kind: Any, prompt: str, *, images: Any = (), **options: Unpack[ChatOptions]
+    ) -> Any: ...
+
+    def extract(
+        self, kind: Any, prompt: str, *, images: Any = (), **options: Unpack[ChatOptions]
+    ) -> Any:
+        """The data in a text or picture, as an instance of a class.
+
+        The model is shown the schema; greedy and without a thought unless the options say
+        otherwise.
+
+        Args:
+            kind: a class or a JSON schema, as `schema` of `chat`.
+            prompt: the text, or what to read from the pictures.
+            images: as in `chat`.
+            options: as in `chat`.
+
+        Raises:
+            SchemaError: the schema cannot be enforced.
+            AnswerInvalid: the answer was cut off, or the class refuses it.
+        """
+        from ..structured.formats import schema_of
+
+        schema = json.dumps(schema_of(kind), ensure_ascii=False)
+        ask = f"{prompt}\n\nExtract the data as JSON. Schema: {schema}"
+        chosen: dict[str, Any] = {"temperature": 0, "think": False, **options}
+        return self.chat(ask, images=images, schema=kind, **chosen).parsed
 
     def run_tools(
         self,
