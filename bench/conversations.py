@@ -6,6 +6,9 @@ were read from their start although a boundary was known, texts that differ from
 log-probabilities that differ in any bit.
 
     python bench/conversations.py [MODEL.gguf] [--conversations 1000] [--turns 6] [--seed 0]
+
+With --peer FILE the same prompts, without pictures, also go to llama.cpp's server as token ids;
+FILE is the same model without a tower.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import peer_server
+
 from qwen35cpp import Llama
 from qwen35cpp._prefix.boundaries import GRID, Markers
 from qwen35cpp._prefix.tree import common_length
@@ -45,6 +50,9 @@ class Figures:
     drawn: int = 0  # tokens of answers
     seconds: float = 0.0
     cold_seconds: float = 0.0
+    peer_read: int = 0
+    peer_full_reads: int = 0
+    peer_seconds: float = 0.0
 
     def table(self) -> str:
         """The figures for people."""
@@ -64,6 +72,12 @@ class Figures:
             f"differs in any bit: {self.other_logprobs}"
         )
         rows.append(f"seconds: {self.seconds:.1f} with the cache, {self.cold_seconds:.1f} cold")
+        if self.peer_seconds:
+            rows.append(
+                f"llama.cpp: {self.peer_read / self.turns:.1f} tokens read a turn, "
+                f"{self.peer_full_reads} turns from the start although a boundary was known, "
+                f"{self.peer_seconds:.1f} seconds"
+            )
         return "\n".join(rows)
 
 
@@ -111,9 +125,13 @@ def run(
     turns: int,
     *,
     pictures: bool = True,
+    peer: str | None = None,
     report: Callable[[Figures], None] = lambda _figures: None,
 ) -> Figures:
-    """Runs groups of five conversations; both models must be the same."""
+    """Runs groups of five conversations; both models must be the same.
+
+    With the address of llama.cpp's server as peer, that gets the same prompts.
+    """
     figures = Figures()
     markers = Markers.find(lambda data, special: warm.tokenize(data, special=special))
     options: dict[str, Any] = {
@@ -143,7 +161,14 @@ def run(
             figures.read_tokens[kind].append(
                 answer.usage.prompt_tokens - answer.usage.cached_tokens
             )
-            figures.full_reads += answer.usage.cached_tokens == 0 and max(bounds, default=0) > 0
+            boundary = max(bounds, default=0) > 0
+            figures.full_reads += answer.usage.cached_tokens == 0 and boundary
+            if peer:
+                start = time.perf_counter()
+                timings = peer_server.complete(peer, ids, 24)["timings"]
+                figures.peer_seconds += time.perf_counter() - start
+                figures.peer_read += timings["prompt_n"]
+                figures.peer_full_reads += timings["cache_n"] == 0 and boundary
             figures.other_texts += answer != expected
             figures.other_logprobs += [each.logprob for each in answer.logprobs or ()] != [
                 each.logprob for each in expected.logprobs or ()
@@ -161,12 +186,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=6, help="of a conversation, on average")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kv", default="auto")
+    parser.add_argument("--peer", metavar="FILE", help="the same model, for llama.cpp's server")
     args = parser.parse_args()
     opened = (lambda **o: Llama(args.model, **o)) if args.model else (lambda **o: Llama.tiny(**o))
     with (
         opened(n_ctx=8192, n_threads=1, kv_type=args.kv) as warm,
         opened(n_ctx=8192, n_threads=1, kv_type=args.kv, prefix_cache=False) as cold,
+        contextlib.ExitStack() as stack,
     ):
+        peer = None
+        if args.peer:
+            peer, _ = stack.enter_context(peer_server.serving(args.peer, "--threads", "1"))
         groups = -(-args.conversations // AT_ONCE)
         last = Figures()
 
@@ -176,7 +206,9 @@ def main() -> None:
             print(f"\r{now.turns} turns", end="", file=sys.stderr, flush=True)
 
         with contextlib.suppress(KeyboardInterrupt):
-            run(warm, cold, random.Random(args.seed), groups, args.turns, report=report)
+            rng = random.Random(args.seed)
+            options: dict[str, Any] = {"pictures": not peer, "peer": peer, "report": report}
+            run(warm, cold, rng, groups, args.turns, **options)
     print("\n" + last.table())
 
 

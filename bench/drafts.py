@@ -5,19 +5,23 @@
 
 Both kinds of decoding take turns. With --impose, draft i of a pass is taken for right with the
 given probability, because random weights draft nothing that is right: everything is computed as
-usual, only the verdict is drawn. On a busy machine --threads 1 has the skills compared by CPU time.
-Speeds are tokens per second of decoding; the parts are medians of
-means over the rounds.
+usual, only the verdict is drawn. --peer has llama.cpp's server take turns with the same file, plain
+and with drafts of its own under the same chances. On a busy machine --threads 1 has the skills
+compared by CPU time. Speeds are tokens per second of decoding; the parts are medians of means over
+the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import peer_server
 
 from qwen35cpp import Llama
 from qwen35cpp.types import DraftStatistics, Text
@@ -53,25 +57,47 @@ def impose(path: str, chances: Sequence[float], arguments: argparse.Namespace) -
     prompt = [(i * 7919) % 50_000 for i in range(1, arguments.depth + 1)]
     n_ctx = arguments.depth + arguments.tokens + 16
     options = {"n_ctx": n_ctx, "n_threads": arguments.threads, "prefix_cache": False}
-    with Llama(path, draft="off", **options) as plain, Llama(path, draft="mtp", **options) as mtp:
+    with (
+        Llama(path, draft="off", **options) as plain,
+        Llama(path, draft="mtp", **options) as mtp,
+        contextlib.ExitStack() as stack,
+    ):
         mtp._engine.slots[0].session.impose_acceptance(chances)
         speeds: dict[str, list[float]] = {"plain": [], "drafts": []}
+        peers: dict[str, str] = {}
+        if arguments.peer:
+            given = ("--threads", str(plain.n_threads), "--ctx", str(n_ctx), "--parallel", "1")
+            drafts = ("--drafts", arguments.impose)
+            for name, more in (("llama.cpp", ()), ("llama.cpp drafts", drafts)):
+                server = peer_server.serving(path, *given, *more)
+                peers[name], _ = stack.enter_context(server)
+                speeds[name] = []
         before = statistics_of(mtp)
         for round_ in range(arguments.rounds + 1):
+            found: dict[str, float] = {}
             for name, llama in (("plain", plain), ("drafts", mtp)):
                 text = llama.generate(
                     prompt, max_tokens=arguments.tokens + 1, temperature=0, ignore_eos=True
                 )
-                if round_:  # the first one learns
-                    speeds[name].append(arguments.tokens / text.timings.decode_seconds)
-            if not round_:
+                found[name] = arguments.tokens / text.timings.decode_seconds
+            for name, url in peers.items():
+                told = {"ignore_eos": True, "cache_prompt": False}
+                answer = peer_server.complete(url, prompt, arguments.tokens + 1, **told)
+                found[name] = answer["timings"]["predicted_per_second"]
+            if round_:  # the first one learns
+                for name, speed in found.items():
+                    speeds[name].append(speed)
+            else:
                 before = statistics_of(mtp)
+        middle = {name: statistics.median(values) for name, values in speeds.items()}
         ratios = [d / p for d, p in zip(speeds["drafts"], speeds["plain"], strict=True)]
         print(
             f"| {Path(path).stem} | {'/'.join(f'{c:.2f}' for c in chances)} "
-            f"| {statistics.median(speeds['plain']):.1f} "
-            f"| {statistics.median(speeds['drafts']):.1f} | {statistics.median(ratios):.2f} |"
+            f"| {middle['plain']:.1f} | {middle['drafts']:.1f} | {statistics.median(ratios):.2f} |"
         )
+        for name in peers:
+            times = middle["drafts"] / middle[name]
+            print(f"  {name}: {middle[name]:.1f} t/s, our drafts {times:.2f} times that")
         print(f"  {parts(before, statistics_of(mtp))}", flush=True)
 
 
@@ -138,6 +164,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12, help="prompts of a skill")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--peer", action="store_true", help="llama.cpp's server beside it")
     arguments = parser.parse_args()
     if not arguments.models:
         skills(arguments)

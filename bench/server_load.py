@@ -2,17 +2,19 @@
 
     python bench/server_load.py                       # the bundled model, 16 streams for 60 s
     python bench/server_load.py --model 0.8b.gguf --streams 16 --seconds 60
+    python bench/server_load.py --peer --model 0.8b.gguf        # llama.cpp's server
     python bench/server_load.py --url http://127.0.0.1:8080     # any server of OpenAI's protocol
 
 Says how many answers were whole, cut and failed, the tokens per second of all streams together, the
-latency of /health and, for our own server, its memory, and whether every slot came back. Exits with
-1 when an answer failed or a slot was lost. Needs the package httpx2.
+latency of /health, the memory of a server it starts and, for ours, whether every slot came back.
+Exits with 1 when an answer failed or a slot was lost. Needs the package httpx2.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import statistics
@@ -20,10 +22,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import peer_server
 
 TOPICS = ["dog", "cat", "bird", "horse", "fish", "rabbit", "fox", "bear"]
 
@@ -118,31 +122,45 @@ def slots(url: str) -> tuple[int, int] | None:
     return health["running"], health["waiting"]
 
 
+@contextlib.contextmanager
+def serving(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Our server on the model: its address and process number."""
+    command = [sys.executable, "-m", "qwen35cpp", "serve", args.model, "--port", "0", "--quiet"]
+    command += ["--parallel", str(args.parallel), "--ctx", "4096"]
+    command += ["--cache-mb", str(args.cache_mb)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip(), server.pid
+        server.terminate()
+        print(f"the server ended with {server.wait(30)}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--url", help="a server that runs already")
+    parser.add_argument("--peer", action="store_true", help="llama.cpp's server on the model")
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--cache-mb", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    server = None
-    url = args.url
-    if url is None:
-        command = [sys.executable, "-m", "qwen35cpp", "serve", args.model, "--port", "0", "--quiet"]
-        more = ["--parallel", str(args.parallel), "--ctx", "4096"]
-        more += ["--cache-mb", str(args.cache_mb)]
-        server = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
-    before = resident(server.pid) if server else 0
-    done, health = asyncio.run(load(url, args))
-    left = slots(url)
-    after = resident(server.pid) if server else 0
+    with contextlib.ExitStack() as stack:
+        if args.url:
+            url, pid = args.url, 0
+        elif args.peer:
+            parallel = ("--parallel", str(args.parallel))
+            url, pid = stack.enter_context(peer_server.serving(args.model, *parallel))
+        else:
+            url, pid = stack.enter_context(serving(args))
+        before = resident(pid)
+        done, health = asyncio.run(load(url, args))
+        left = slots(url)
+        after = resident(pid)
     health.sort()
-    print(f"{args.streams} streams, {args.seconds:.0f} s, {args.model if server else url}")
+    name = f"{args.model} in {'llama.cpp' if args.peer else 'qwen35cpp'}" if pid else url
+    print(f"{args.streams} streams, {args.seconds:.0f} s, {name}")
     print(f"answers: {done['whole']} whole, {done['cut']} cut, {done['failed']} failed, "
           f"{done['told to come back']} told to come back")  # fmt: skip
     print(f"text pieces per second, all streams: {done['pieces'] / args.seconds:.1f}")
@@ -150,9 +168,6 @@ def main() -> int:
           f"99 % {1e3 * health[int(0.99 * (len(health) - 1))]:.1f} ms, "
           f"worst {1e3 * health[-1]:.1f} ms of {len(health)}")  # fmt: skip
     print(f"afterwards at work and waiting: {left}; memory {before:.0f} -> {after:.0f} MB")
-    if server:
-        server.terminate()
-        print(f"the server ended with {server.wait(30)}")
     return int(bool(done["failed"] or (left and any(left))))
 
 
