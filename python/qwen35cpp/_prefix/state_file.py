@@ -1,10 +1,12 @@
 """The file of a state: tokens, cache entries of the last of them, a snapshot, and checksums.
 
     "Q35STATE", u32 version, u32 bytes of the header, u32 CRC-32 of the header
-    header      JSON: what the state belongs to, the size and CRC-32 of each section, and notes
+    header      JSON: what the state belongs to, notes, and of each section its size and the CRC-32
+                of each 8 MiB
     sections    tokens (i64 each, negative for pictures), entries, snapshot
 
-Little-endian. A file is written under another name and renamed.
+Little-endian. A file is written under another name and renamed. Parts are read and checked by
+several threads: one core checks about 1 GB/s.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ from .._handles import Buffer
 from ..errors import StateInvalid
 
 MAGIC = b"Q35STATE"
-VERSION = 1
+VERSION = 2
 _FIXED = struct.Struct("<8sIII")
 _SECTIONS = ("tokens", "entries", "snapshot")
 _MAX_HEADER = 1 << 26
+_PART = 8 << 20  # bytes of a checksum
 _PIECE = 1 << 20  # bytes read and checked at once, while they are in the processor's cache
 
 
@@ -40,7 +43,7 @@ class Header:
     start: int  # the first token that it has entries of
     logits: bool
     notes: Mapping[str, Any]
-    places: Mapping[str, tuple[int, int, int]]  # section: offset, bytes, CRC-32
+    places: Mapping[str, tuple[int, int, list[int]]]  # section: offset, bytes, CRC-32 of its parts
 
     def size(self, section: str) -> int:
         """Bytes of a section."""
@@ -70,8 +73,7 @@ def write(
             "logits": logits,
             "notes": notes or {},
             "sections": {
-                name: [len(part), zlib.crc32(part)]
-                for name, part in zip(_SECTIONS, parts, strict=True)
+                name: [len(part), _sums(part)] for name, part in zip(_SECTIONS, parts, strict=True)
             },
         }
     ).encode()
@@ -119,8 +121,10 @@ def read_header(path: Path) -> Header:
 def _parsed(path: Path, fields: Any, offset: int, size: int) -> Header:
     places = {}
     for name in _SECTIONS:
-        length, crc = map(int, fields["sections"][name])
-        places[name] = (offset, length, crc)
+        length, sums = fields["sections"][name]
+        if len(sums) != len(range(0, length, _PART)):
+            raise ValueError(f"{len(sums)} checksums for {length} bytes")
+        places[name] = (offset, int(length), [int(each) for each in sums])
         offset += length
     if offset != size:
         raise StateInvalid(f"{path} is cut short: {size} bytes, its header says {offset}")
@@ -129,20 +133,42 @@ def _parsed(path: Path, fields: Any, offset: int, size: int) -> Header:
 
 
 def read_section(header: Header, name: str) -> bytearray:
-    """One section, its checksum compared."""
-    offset, length, crc = header.places[name]
+    """One section, its checksums compared."""
+    offset, length, sums = header.places[name]
     data = bytearray(length)
-    view, found = memoryview(data), 0
-    with header.path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        for first in range(0, length, _PIECE):
-            piece = view[first : first + _PIECE]
-            if file.readinto(piece) != len(piece):
-                raise StateInvalid(f"{header.path} became shorter while it was read")
-            found = zlib.crc32(piece, found)
-    if found != crc:
+    view = memoryview(data)
+
+    def read(first: int) -> int:
+        found = 0
+        with header.path.open("rb", buffering=0) as file:
+            file.seek(offset + first)
+            for at in range(first, min(first + _PART, length), _PIECE):
+                piece = view[at : min(at + _PIECE, first + _PART)]
+                if file.readinto(piece) != len(piece):
+                    raise StateInvalid(f"{header.path} became shorter while it was read")
+                found = zlib.crc32(piece, found)
+        return found
+
+    if _in_parts(length, read) != sums:
         raise StateInvalid(f"{header.path} is damaged: the checksum of its {name} is wrong")
     return data
+
+
+def _sums(data: Buffer) -> list[int]:
+    """The CRC-32 of each part of a section."""
+    view = memoryview(data).cast("B")
+    return _in_parts(len(view), lambda first: zlib.crc32(view[first : first + _PART]))
+
+
+def _in_parts(length: int, work: Callable[[int], int]) -> list[int]:
+    """What `work` makes of the beginning of each part, in order."""
+    starts = range(0, length, _PART)
+    if len(starts) < 2:
+        return [work(first) for first in starts]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, starts))
 
 
 def read_tokens(header: Header) -> list[int]:
