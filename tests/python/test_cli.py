@@ -177,7 +177,10 @@ def test_doctor_knows_this_computer() -> None:
     assert "dev" not in report["extras"]
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
     assert report["models"]["0.8B"]["Q4_K_M"] < report["models"]["9B"]["BF16"]
-    assert b"memory" in q35("doctor").stdout
+    for contexts in report["contexts"].values():
+        assert 0 <= contexts["f16"] <= contexts["q8_0"] <= contexts["iq4_nl"] <= 262_144
+    assert report["contexts"]["0.8B"]["iq4_nl"] >= report["contexts"]["9B"]["iq4_nl"]
+    assert b"longest context" in q35("doctor").stdout
     assert json.loads(q35("doctor", "--json", QWEN35_ISA="scalar").stdout)["cpu"]["isa"] == "scalar"
 
 
@@ -199,7 +202,9 @@ def test_the_commands_are_installed() -> None:
     from importlib.metadata import distribution
 
     entries = {e.name: e.value for e in distribution("qwen35cpp").entry_points}
-    assert entries == {"qwen35cpp": "qwen35cpp.cli:main", "q35": "qwen35cpp.cli:main"}
+    command = "qwen35cpp.cli:main"
+    assert entries.pop("qwen35cpp") in (command, "qwen35cpp.llm_plugin")  # two groups, one name
+    assert entries == {"q35": command}
 
 
 def test_version() -> None:

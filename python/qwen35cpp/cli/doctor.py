@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from .. import _native
-from .._memory import memory
+from .._memory import SMALLEST, memory
 from ._common import Commands, human_bytes, print_json
 
 # Tensor bytes without the multi-token-prediction layer, from the shapes of the four models.
@@ -25,6 +25,9 @@ _WEIGHTS = {
 _CACHE = {"0.8B": (12_288, 20_201_472), "2B": (12_288, 20_201_472)}
 _LARGE_CACHE = (32_768, 52_690_944)  # 4B, 9B
 _CONTEXT = 8192  # tokens in the estimate
+_NATIVE = 262_144  # the context that the models were trained for
+# Bytes of 256 values in a cache of each type: f16; bytes and a scale; nibbles and a scale.
+_CACHE_ROWS = {"f16": 512, "q8_0": 260, "iq4_nl": 132}
 _FOR_DEVELOPERS = {"test", "reference", "dev"}  # extras that give users no feature
 _WORKING = 200_000_000  # interpreter, vocabulary and scratch of a 512-token batch
 
@@ -49,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
         "memory": {"total": total, "available": available},
         "models": {
             size: {kind: _need(size, kind) for kind in kinds} for size, kinds in _WEIGHTS.items()
+        },
+        "contexts": {
+            size: {kv: _longest(size, kv, available) for kv in _CACHE_ROWS} for size in _WEIGHTS
         },
     }
     if args.json:
@@ -89,6 +95,14 @@ def _need(size: str, kind: str) -> int:
     return _WEIGHTS[size][kind] + per_token * _CONTEXT + state + _WORKING
 
 
+def _longest(size: str, kv: str, available: int) -> int:
+    """The longest context of a Q4_K_M file in this memory, 0 when none of 512 tokens fits."""
+    per_token, state = _CACHE.get(size, _LARGE_CACHE)
+    left = available - _WEIGHTS[size]["Q4_K_M"] - state - _WORKING
+    found = min(_NATIVE, left * _CACHE_ROWS["f16"] // (per_token * _CACHE_ROWS[kv]))
+    return found if found >= SMALLEST else 0
+
+
 def _print(report: dict[str, Any]) -> None:
     print(f"qwen35cpp {report['version']}, Python {report['python']}, {report['platform']}")
     cpu = report["cpu"]
@@ -106,3 +120,8 @@ def _print(report: dict[str, Any]) -> None:
             for kind, need in kinds.items()
         ]
         print(f"  {size:5} " + "   ".join(f"{cell:20}" for cell in cells).rstrip())
+    print("\nlongest context of a Q4_K_M file in it, by type of the cache (--kv):\n")
+    for size, contexts in report["contexts"].items():
+        cells = [f"{kv} {n_ctx:,}" if n_ctx else f"{kv} none" for kv, n_ctx in contexts.items()]
+        print(f"  {size:5} " + "   ".join(f"{cell:20}" for cell in cells).rstrip())
+    print("\nfor a file that is here: qwen35cpp fit MODEL --ctx N")
