@@ -49,7 +49,7 @@ def test_the_snippets_run(url: str, title: str) -> None:
         [sys.executable, "-c", code.replace(ADDRESS, url)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert re.search("dog|http|customer", done.stdout)
+    assert re.search("dog|http|team=", done.stdout)
 
 
 @pytest.mark.long
