@@ -131,7 +131,7 @@ def ask_anthropic(client: anthropic.Anthropic, sample: Sample) -> str:
 def decide(client: httpx.Client, sample: Sample) -> tuple[float, bool]:
     """How sure /v1/decisions is of the label of a classification sample; whether it is right."""
     name = next(each for each, words in LABELS.items() if sample.expect in words)
-    question = str(sample.prompt[-1]["content"])
+    question = " ".join(str(message["content"]) for message in sample.prompt)
     words = [word for word in LABELS[name] if name != "topic" or word in question]
     body = {"messages": sample.prompt, "fields": {name: {"answers": words, "question": ""}}}
     answer = client.post("/v1/decisions", json=body).raise_for_status().json()["data"][0]
