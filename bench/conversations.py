@@ -187,11 +187,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=6, help="of a conversation, on average")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kv", default="auto")
+    parser.add_argument("--cache-mb", type=int, help="bound of the prefix cache; it drops states")
     parser.add_argument("--peer", metavar="FILE", help="the same model, for llama.cpp's server")
     args = parser.parse_args()
+    bound = args.cache_mb and args.cache_mb << 20
     opened = (lambda **o: Llama(args.model, **o)) if args.model else (lambda **o: Llama.tiny(**o))
     with (
-        opened(n_ctx=8192, n_threads=1, kv_type=args.kv) as warm,
+        opened(n_ctx=8192, n_threads=1, kv_type=args.kv, prefix_cache_bytes=bound) as warm,
         opened(n_ctx=8192, n_threads=1, kv_type=args.kv, prefix_cache=False) as cold,
         contextlib.ExitStack() as stack,
     ):
