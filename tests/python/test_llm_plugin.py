@@ -14,7 +14,7 @@ from PIL import Image
 
 llm = pytest.importorskip("llm")
 
-from llm.plugins import pm  # noqa: E402
+from llm.plugins import load_plugins, pm  # noqa: E402
 
 from qwen35cpp import llm_plugin  # noqa: E402
 
@@ -23,6 +23,7 @@ GREEDY = {"temperature": 0, "max_tokens": 24}
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[llm.Model]:
+    load_plugins()  # finds it where the package is installed
     if not pm.is_registered(llm_plugin):
         pm.register(llm_plugin)
     yield llm.get_model("qwen35cpp/tiny")
