@@ -12,16 +12,48 @@ namespace {
 // Rows of one item start at multiples of this, so that the grouping of rows inside a kernel, and
 // with it every rounding, does not depend on the number of threads.
 constexpr uint32_t kRowQuantum = 16;
-// Bytes of weights in an item: some 10 microseconds of streaming, long against taking an item.
-constexpr uint64_t kItemBytes = 192 << 10;
+// Least bytes of weights in an item: some microseconds of streaming, long against taking an item.
+constexpr uint64_t kItemBytes = 128 << 10;
+// Matrices of one call.
+constexpr uint32_t kMaxJobs = 8;
 
 bool is_float(const Matrix &w) {
   return type_traits(w.type).group == 0;
 }
 
-// Splits the rows of several matrices into items.
-struct RowItems {
-  static constexpr uint32_t kMaxJobs = 8;
+// The rows of several matrices as items for the pool, large ones first: memory is read ahead within
+// an item but not across its end, and yet the threads should end together. Every item is half a
+// thread's share of what is left.
+struct StreamItems {
+  struct Item {
+    uint32_t job, row, rows;
+  };
+  static constexpr uint32_t kMax = 512;
+  Item items[kMax];
+  uint32_t count = 0;
+
+  // quantum[j]: items of job j start at multiples of it
+  StreamItems(const LinearJob *jobs, uint32_t n_jobs, const uint32_t *quantum, int threads) {
+    uint64_t left = 0;
+    for (uint32_t j = 0; j < n_jobs; j++) left += jobs[j].w->rows * jobs[j].w->row_bytes;
+    for (uint32_t j = 0; j < n_jobs; j++) {
+      const Matrix &w = *jobs[j].w;
+      for (uint32_t row = 0; row < w.rows;) {
+        const uint64_t share = left / (2 * static_cast<uint64_t>(threads));
+        uint64_t rows = (share > kItemBytes ? share : kItemBytes) / w.row_bytes;
+        rows = rows < quantum[j] ? quantum[j] : rows / quantum[j] * quantum[j];
+        // With very many threads the table may end before the rows do.
+        if (rows > w.rows - row || count + (n_jobs - j) >= kMax) rows = w.rows - row;
+        items[count++] = {j, row, static_cast<uint32_t>(rows)};
+        row += static_cast<uint32_t>(rows);
+        left -= rows * w.row_bytes;
+      }
+    }
+  }
+};
+
+// The rows of several matrices as items of equal size.
+struct EqualItems {
   uint32_t first[kMaxJobs + 1];  // first item of each job
   uint32_t rows[kMaxJobs];       // rows of an item
 
@@ -31,15 +63,6 @@ struct RowItems {
     return job;
   }
 };
-
-uint32_t rows_per_item(const Matrix &w, int threads) {
-  uint64_t rows = kItemBytes / w.row_bytes;
-  const uint64_t fair =
-      w.rows / (4ull * threads);  // at least four items a thread, when large enough
-  if (rows > fair) rows = fair;
-  rows = rows / kRowQuantum * kRowQuantum;
-  return rows < kRowQuantum ? kRowQuantum : static_cast<uint32_t>(rows);
-}
 
 // Rows of an item of float panels: as many as share tokens, unless some threads would get none.
 uint32_t float_item_rows(const Matrix &w, int threads) {
@@ -67,37 +90,36 @@ void CpuBackend::linear(const float *x, uint32_t n, uint32_t k, const LinearJob 
 void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                             uint32_t n_jobs) {
   bool integer = false, panels = false;
-  RowItems items;
-  items.first[0] = 0;
+  uint32_t quantum[kMaxJobs];
   for (uint32_t j = 0; j < n_jobs; j++) {
     const Matrix &w = *jobs[j].w;
     const bool direct = kernels_.gemv[static_cast<uint32_t>(w.type)] != nullptr;
     integer = integer || !is_float(w);
     panels = panels || !direct;
-    items.rows[j] = direct ? rows_per_item(w, pool_->size()) : kernels_.panel_rows;
-    items.first[j + 1] = items.first[j] + (w.rows + items.rows[j] - 1) / items.rows[j];
+    quantum[j] = direct ? kRowQuantum : kernels_.panel_rows;
   }
   if (integer) quantize(x, n, k, panels);
   const ActQ8 act = {act_q_.data(), act_d_.data(), act_s_.data()};
-  pool_->run(items.first[n_jobs], [&](uint32_t item, int thread) {
-    const uint32_t j = items.job_of(item);
-    const LinearJob &job = jobs[j];
+  const StreamItems list(jobs, n_jobs, quantum, pool_->size());
+  pool_->run(list.count, [&](uint32_t index, int thread) {
+    const StreamItems::Item &item = list.items[index];
+    const LinearJob &job = jobs[item.job];
     const Matrix &w = *job.w;
-    const uint32_t index = item - items.first[j];
     const GemvFn gemv = kernels_.gemv[static_cast<uint32_t>(w.type)];
     if (gemv == nullptr) {
-      panel_product(job, n, k, index, thread);
+      const uint32_t end = item.row + item.rows;
+      for (uint32_t row = item.row; row < end; row += kernels_.panel_rows) {
+        panel_product(job, n, k, row / kernels_.panel_rows, thread);
+      }
       return;
     }
-    const uint32_t row = index * items.rows[j];
-    const uint32_t rows = w.rows - row < items.rows[j] ? w.rows - row : items.rows[j];
-    const uint8_t *data = w.data + row * w.row_bytes;
+    const uint8_t *data = w.data + item.row * w.row_bytes;
     const uint32_t most = apart_ ? kernels_.same_cols : n;
     for (uint64_t t = 0; t < n; t += most) {  // the rows come from the cache after the first turn
       const uint32_t count = n - t < most ? static_cast<uint32_t>(n - t) : most;
       const ActQ8 part = {act.q + t * k, act.d + t * (k / kActGroup), act.s + t * (k / 16)};
-      gemv({data, w.row_bytes, rows, k, count, part, x + t * k, job.y + t * job.y_stride + row,
-            job.y_stride});
+      gemv({data, w.row_bytes, item.rows, k, count, part, x + t * k,
+            job.y + t * job.y_stride + item.row, job.y_stride});
     }
   });
 }
@@ -105,7 +127,7 @@ void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const Linear
 void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                              uint32_t n_jobs) {
   bool integer = false;
-  RowItems items;
+  EqualItems items;
   items.first[0] = 0;
   for (uint32_t j = 0; j < n_jobs; j++) {
     const Matrix &w = *jobs[j].w;

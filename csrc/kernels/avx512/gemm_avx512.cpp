@@ -4,13 +4,14 @@
 // dot as unsigned bytes: formats with a minimum as they are, the others plus 128.
 // Tile of 12 tokens: x i8 [k / 4][12][4], then per token: d, the sum s of 32 and of 16 values, and
 // -128 * (sum of the integers) of 32 and of 16, which starts the dots of the biased weights.
-#include "kernels/avx512/interleave.h"
+#include "kernels/avx512/product.h"
 #include "kernels/avx512/tier_avx512.h"
 
 namespace q35 {
 namespace {
 
 constexpr uint32_t kRows = 32;    // two vectors of 16 rows
+constexpr int kBias = 128;        // of the bytes of formats without a minimum
 constexpr uint32_t kTokens = 12;  // 2 x 12 accumulators of the 32 registers
 
 struct Panel {
@@ -59,15 +60,16 @@ void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t 
     }
     uint8_t *q = panel.q + half * 4;
     float *scale = panel.scale + half, *min = panel.min + half;
+    Ahead ahead = {w + (half + 16) * row_bytes};
     for (uint32_t i = 0; i < k / 256; i++) {
-      interleave_256<D, kRows>(at, q, scale, min);
+      interleave_256<D, kRows, kBias>(at, &ahead, q, scale, min);
       for (uint32_t r = 0; r < 16; r++) at[r] += D::kBytes;
       q += 256 * kRows;
       scale += 256 / D::kGroup * kRows;
       min += 256 / D::kGroup * kRows;
     }
     if constexpr (D::kBlock < 256) {
-      if (k % 256 != 0) interleave_rest<D, kRows>(at, k % 256, q, scale, min);
+      if (k % 256 != 0) interleave_rest<D, kRows, kBias>(at, k % 256, q, scale, min);
     }
   }
 }
@@ -170,7 +172,7 @@ void pack_tile(const ActQ8 &act, uint32_t n, uint32_t k, void *base) {
     __m512i a[16];
 #pragma GCC unroll 16
     for (uint32_t t = 0; t < 16; t++) {
-      a[t] = t < n ? group_starts(act.q + static_cast<uint64_t>(t) * k + i, left)
+      a[t] = t < n ? group_starts(act.q + static_cast<uint64_t>(t) * k + i, left, kBias)
                    : _mm512_setzero_si512();
     }
     store_words(a, left / 16, tile.start16 + i / 16 * kTokens);
@@ -222,16 +224,12 @@ void product_32(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[k
     dot_steps<kT>(panel.q + static_cast<size_t>(g) * 32 * kRows,
                   tile.x + static_cast<size_t>(g) * 32 * kTokens,
                   kMin ? nullptr : tile.start32 + g * kTokens, dot);
-    for (uint32_t v = 0; v < 2; v++) {
-      const __m512 scale = _mm512_loadu_ps(panel.scale + g * kRows + 16 * v);
-      __m512 min = _mm512_setzero_ps();
-      if constexpr (kMin) min = _mm512_loadu_ps(panel.min + g * kRows + 16 * v);
+    const float *scale = panel.scale + g * kRows, *min = panel.min + g * kRows;
+    for (uint32_t v = 0; v < 32; v += 16) {
       for (uint32_t t = 0; t < kT; t++) {
-        const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[v][t]), scale);
-        __m512 total = _mm512_load_ps(sum[t] + 16 * v);
-        total = _mm512_fmadd_ps(y, _mm512_set1_ps(d[t]), total);
-        if constexpr (kMin) total = _mm512_fnmadd_ps(min, _mm512_set1_ps(s[t]), total);
-        _mm512_store_ps(sum[t] + 16 * v, total);
+        const __m512 total = _mm512_load_ps(sum[t] + v);
+        _mm512_store_ps(sum[t] + v,
+                        add_32<kMin>(total, dot[v / 16][t], scale + v, min + v, d[t], s[t]));
       }
     }
   }
@@ -265,15 +263,9 @@ void product_16(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[k
       const float *scale = panel.scale + 2 * g * kRows + 16 * v;
       const float *min = panel.min + 2 * g * kRows + 16 * v;
       for (uint32_t t = 0; t < kT; t++) {
-        __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[0][t]), _mm512_loadu_ps(scale));
-        y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[1][t]), _mm512_loadu_ps(scale + kRows), y);
         __m512 total = _mm512_load_ps(sum[t] + 16 * v);
-        total = _mm512_fmadd_ps(y, _mm512_set1_ps(d[t]), total);
-        if constexpr (kMin) {
-          const __m512 min0 = _mm512_loadu_ps(min), min1 = _mm512_loadu_ps(min + kRows);
-          total = _mm512_fnmadd_ps(min0, _mm512_set1_ps(s[t]), total);
-          total = _mm512_fnmadd_ps(min1, _mm512_set1_ps(s[kTokens + t]), total);
-        }
+        total = add_16<kMin, kRows>(total, dot[0][t], dot[1][t], scale, min, d[t], s[t],
+                                    s[kTokens + t]);
         _mm512_store_ps(sum[t] + 16 * v, total);
       }
     }

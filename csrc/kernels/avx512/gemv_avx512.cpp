@@ -1,211 +1,103 @@
-// Integer products for few tokens on AVX-512 VNNI, straight from the file's blocks. Up to three
-// or four tokens: blocks are decoded in registers, each row by itself. More: 16 rows are
-// interleaved 256 values at a time, which costs more per weight and less per token.
-#include "kernels/avx512/interleave.h"
+// Integer products for few tokens on AVX-512 VNNI: 16 rows are decoded and interleaved 256 values
+// at a time, in the first-level cache, and met with all tokens. Decoding is paid once, a token adds
+// one instruction per 4 values of 16 rows, and the arithmetic is that of the panels (product.h).
+#include "kernels/avx512/product.h"
 #include "kernels/avx512/tier_avx512.h"
 
 namespace q35 {
 namespace {
 
-// The rows of a tile are short streams that the hardware prefetchers give up on: on Zen 4 one
-// thread reads 4-8 GB/s without help and 17-23 with lines asked for this far behind the end of the
-// tile, into the second level (the first level has too few miss buffers: 10 GB/s for wide formats).
-constexpr uint32_t kPrefetchBytes = 8192;
-
-// Pointers of one tile into weights and activations, at the same 256 values.
-template <uint32_t kR, uint32_t kC>
-struct Cursor {
-  const uint8_t *w[kR];
-  const int8_t *q[kC];
-  const float *d[kC];
-  const float *s[kC];
-};
-
-template <class D>
-inline __m512i load_bytes(const uint8_t *p, int c) {
-  if constexpr (D::kScaled) return D::load_scaled(p, c);
-  return D::load(p, c);
-}
-
-// d: activation scales, one per 16 values; undoes the factor of load_scaled().
-template <class D>
-inline __m512 unscale(__m512 d) {
-  if constexpr (!D::kScaled) return d;
-  constexpr float h = 1.0f / 16;
-  return _mm512_mul_ps(d, _mm512_setr_ps(1, 1, h, h, 1, 1, h, h, 1, 1, h, h, 1, 1, h, h));
-}
-
-// acc[r][c] += the products of 256 values. The unsigned bytes make dots that are too large by
-// kBias * sum(x): the dot starts at minus that, so it ends as the exact integer.
-template <class D, uint32_t kR, uint32_t kC>
-inline void add_256(const Cursor<kR, kC> &at, __m512 (&acc)[kR][kC]) {
-  __m512 factor[kR][kC];  // lane i: weight scale * activation scale of values 16i..16i+15
-  for (uint32_t r = 0; r < kR; r++) {
-    const Scales scales = D::scales(at.w[r]);
-    for (uint32_t c = 0; c < kC; c++) {
-      const __m512 d = unscale<D>(double_lanes(_mm512_castps256_ps512(_mm256_loadu_ps(at.d[c]))));
-      factor[r][c] = _mm512_mul_ps(scales.scale, d);
-      if constexpr (D::kHasMin) {
-        acc[r][c] = _mm512_fnmadd_ps(scales.min, _mm512_loadu_ps(at.s[c]), acc[r][c]);
-      }
-    }
-  }
-  const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    const __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32(4 * i));
-    __m512i x[kC], start[kC];
-    for (uint32_t c = 0; c < kC; c++) {
-      x[c] = load64(at.q[c] + 64 * i);
-      start[c] = _mm512_setzero_si512();
-      if constexpr (D::kBias != 0) {
-        const __m512i bias = _mm512_set1_epi8(static_cast<char>(D::kBias));
-        start[c] = _mm512_sub_epi32(start[c], _mm512_dpbusd_epi32(start[c], bias, x[c]));
-      }
-    }
-    for (uint32_t r = 0; r < kR; r++) {
-      const __m512i w = load_bytes<D>(at.w[r], i);
-      for (uint32_t c = 0; c < kC; c++) {
-        const __m512 dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start[c], w, x[c]));
-        acc[r][c] = _mm512_fmadd_ps(dot, _mm512_permutexvar_ps(index, factor[r][c]), acc[r][c]);
-      }
-    }
-  }
-}
-
-// The last k % 256 values of formats with blocks of 32: the same step on zero-padded copies.
-template <class D, uint32_t kR, uint32_t kC>
-inline void add_rest(const Cursor<kR, kC> &at, uint32_t n, __m512 (&acc)[kR][kC]) {
-  uint8_t w[kR][D::kBytes + 64] = {};
-  int8_t q[kC][256] = {};
-  float d[kC][8] = {}, s[kC][16] = {};
-  Cursor<kR, kC> copy;
-  for (uint32_t r = 0; r < kR; r++) {
-    __builtin_memcpy(w[r], at.w[r], n / D::kBlock * D::kBlockBytes);
-    copy.w[r] = w[r];
-  }
-  for (uint32_t c = 0; c < kC; c++) {
-    __builtin_memcpy(q[c], at.q[c], n);
-    __builtin_memcpy(d[c], at.d[c], n / kActGroup * sizeof(float));
-    __builtin_memcpy(s[c], at.s[c], n / 16 * sizeof(float));
-    copy.q[c] = q[c];
-    copy.d[c] = d[c];
-    copy.s[c] = s[c];
-  }
-  add_256<D, kR, kC>(copy, acc);
-}
-
-template <class D, uint32_t kR, uint32_t kC>
-inline void gemv_tile(const GemvArgs &g, uint32_t row, uint32_t col) {
-  Cursor<kR, kC> at;
-  __m512 acc[kR][kC];
-  for (uint32_t r = 0; r < kR; r++) {
-    at.w[r] = g.w + (row + r) * g.row_bytes;
-    for (uint32_t c = 0; c < kC; c++) acc[r][c] = _mm512_setzero_ps();
-  }
-  for (uint32_t c = 0; c < kC; c++) {
-    const uint64_t first = static_cast<uint64_t>(col + c) * g.k;
-    at.q[c] = g.act.q + first;
-    at.d[c] = g.act.d + first / kActGroup;
-    at.s[c] = g.act.s + first / 16;
-  }
-  const uint8_t *ahead = at.w[0] + kR * g.row_bytes + kPrefetchBytes;
-  for (uint32_t k = g.k / 256; k != 0; k--) {
-    for (uint32_t i = 0; i < kR * D::kBytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
-    }
-    ahead += kR * D::kBytes;
-    add_256<D, kR, kC>(at, acc);
-    for (uint32_t r = 0; r < kR; r++) at.w[r] += D::kBytes;
-    for (uint32_t c = 0; c < kC; c++) {
-      at.q[c] += 256;
-      at.d[c] += 8;
-      at.s[c] += 16;
-    }
-  }
-  if constexpr (D::kBlock < 256) {
-    if (g.k % 256 != 0) add_rest<D, kR, kC>(at, g.k % 256, acc);
-  }
-  for (uint32_t c = 0; c < kC; c++) {
-    float *y = g.y + (col + c) * g.y_stride + row;
-    for (uint32_t r = 0; r < kR; r++) y[r] = _mm512_reduce_add_ps(acc[r][c]);
-  }
-}
-
-template <class D, uint32_t kR>
-inline void gemv_rows(const GemvArgs &g, uint32_t row) {
-  uint32_t col = 0;
-  for (; col + 2 <= g.n_cols; col += 2) gemv_tile<D, kR, 2>(g, row, col);
-  if (col < g.n_cols) gemv_tile<D, kR, 1>(g, row, col);
-}
-
-// ---- four to eight tokens ---------------------------------------------------------------------
-
-constexpr uint32_t kSlabRows = 16;
-
-// Fewest columns for which slabs measured faster than pairs of columns.
-template <class D>
-constexpr uint32_t kSlabCols = D::kBlock == 32 ? 4 : 5;
+constexpr uint32_t kRows = 16;
 
 // 256 values of 16 rows, interleaved.
 struct Slab {
-  alignas(64) uint8_t q[256 * kSlabRows];
-  alignas(64) float scale[16 * kSlabRows], min[16 * kSlabRows];
+  alignas(64) uint8_t q[256 * kRows];
+  alignas(64) float scale[16 * kRows], min[16 * kRows];
 };
 
-// acc[c] += the slab's rows times n values of kC tokens. at: its token pointers.
-template <uint32_t kC, uint32_t kGroup, bool kMin>
-inline void add_slab(const Slab &slab, const Cursor<1, kC> &at, uint32_t n, __m512 (&acc)[kC]) {
-  constexpr uint32_t kParts = 32 / kGroup;
-  int32_t start[kC][16];  // of each 16 values; with kGroup 32, of 32 values at the even places
-  if constexpr (!kMin) {
+// What kC tokens bring to 256 values.
+template <uint32_t kC>
+struct Tokens {
+  const int8_t *q[kC];
+  const float *d[kC], *s[kC];
+  alignas(64) int32_t start[kC][16];  // of dots with biased bytes, one per 16 values
+  alignas(64) float sum[kC][16];      // d * (sum of the integers), one per 16 values
+
+  void advance() {
     for (uint32_t c = 0; c < kC; c++) {
-      __m512i sums = group_starts(at.q[c], n);
-      if (kGroup == 32) sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
-      _mm512_storeu_si512(start[c], sums);
+      q[c] += 256;
+      d[c] += 8;
+      s[c] += 16;
     }
   }
-  for (uint32_t g = 0; g < n / 32; g++) {
-    __m512 total[kC];
-#pragma GCC unroll 2
-    for (uint32_t p = 0; p < kParts; p++) {
-      const uint32_t i = g * kParts + p;
-      __m512i dot[kC];
-      for (uint32_t c = 0; c < kC; c++) {
-        dot[c] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[c][i * (kGroup / 16)]);
-      }
-#pragma GCC unroll 8
-      for (uint32_t k = i * kGroup; k < (i + 1) * kGroup; k += 4) {
-        const __m512i w = load64(slab.q + k * kSlabRows);
-        for (uint32_t c = 0; c < kC; c++) {
-          const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(at.q[c] + k)));
-          dot[c] = _mm512_dpbusd_epi32(dot[c], w, x);
-        }
-      }
-      const __m512 scale = _mm512_load_ps(slab.scale + i * kSlabRows);
-      for (uint32_t c = 0; c < kC; c++) {
-        const __m512 y = _mm512_cvtepi32_ps(dot[c]);
-        total[c] = p == 0 ? _mm512_mul_ps(y, scale) : _mm512_fmadd_ps(y, scale, total[c]);
-        if constexpr (kMin) {
-          const float *s = at.s[c] + i * (kGroup / 16);
-          const float sum = kGroup == 32 ? s[0] + s[1] : s[0];
-          const __m512 min = _mm512_load_ps(slab.min + i * kSlabRows);
-          acc[c] = _mm512_fnmadd_ps(min, _mm512_set1_ps(sum), acc[c]);
-        }
-      }
-    }
-    for (uint32_t c = 0; c < kC; c++) {
-      acc[c] = _mm512_fmadd_ps(total[c], _mm512_set1_ps(at.d[c][g]), acc[c]);
+};
+
+// Sums of neighbours, at the even places.
+inline __m512i add_pairs(__m512i x) {
+  return _mm512_add_epi32(x, _mm512_shuffle_epi32(x, _MM_PERM_CDAB));
+}
+inline __m512 add_pairs(__m512 x) {
+  return _mm512_add_ps(x, _mm512_permute_ps(x, 0xb1));
+}
+
+// The tokens' sums of n <= 256 values, of 16 or 32 each.
+template <uint32_t kC, uint32_t kGroup, bool kMin>
+inline void load_sums(Tokens<kC> *at, uint32_t n, int bias) {
+  for (uint32_t c = 0; c < kC; c++) {
+    if constexpr (kMin) {
+      __m512 s = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n / 16) - 1), at->s[c]);
+      if (kGroup == 32) s = add_pairs(s);
+      _mm512_store_ps(at->sum[c], s);
+    } else {
+      __m512i start = group_starts(at->q[c], n, bias);
+      if (kGroup == 32) start = add_pairs(start);
+      _mm512_store_si512(at->start[c], start);
     }
   }
 }
 
-// 16 rows from `row` on by all kC tokens.
+// acc[c] += the slab's rows times n values of kC tokens. lines: to ask for with each 32 values
+template <uint32_t kC, uint32_t kGroup, bool kMin>
+inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *ahead,
+                     uint32_t lines, __m512 (&acc)[kC]) {
+  constexpr uint32_t kParts = 32 / kGroup;
+  for (uint32_t g = 0; g < n / 32; g++) {
+    for (uint32_t i = 0; i < lines; i++) ahead->ask();
+    __m512i dot[kParts][kC];
+    for (uint32_t p = 0; p < kParts; p++) {
+      for (uint32_t c = 0; c < kC; c++) {
+        dot[p][c] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(at.start[c][2 * g + p]);
+      }
+    }
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; i++) {
+      const __m512i w = _mm512_load_si512(slab.q + (8 * g + i) * kRows * 4);
+      for (uint32_t c = 0; c < kC; c++) {
+        const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(at.q[c] + 32 * g + 4 * i)));
+        __m512i *to = &dot[kParts == 2 ? i / 4 : 0][c];
+        *to = _mm512_dpbusd_epi32(*to, w, x);
+      }
+    }
+    const float *scale = slab.scale + g * kParts * kRows, *min = slab.min + g * kParts * kRows;
+    for (uint32_t c = 0; c < kC; c++) {
+      const float d = at.d[c][g], *s = at.sum[c] + 2 * g;
+      if constexpr (kParts == 1) {
+        acc[c] = add_32<kMin>(acc[c], dot[0][c], scale, min, d, s[0]);
+      } else {
+        acc[c] = add_16<kMin, kRows>(acc[c], dot[0][c], dot[1][c], scale, min, d, s[0], s[1]);
+      }
+    }
+  }
+}
+
+// Up to 16 rows from `row` on by all kC tokens; missing rows repeat the last and are not stored.
 template <class D, uint32_t kC>
-void gemv_slabs(const GemvArgs &g, uint32_t row) {
-  const uint8_t *w[kSlabRows];
-  for (uint32_t r = 0; r < kSlabRows; r++) w[r] = g.w + (row + r) * g.row_bytes;
-  Cursor<1, kC> at;
+void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
+  const uint8_t *w[kRows];
+  for (uint32_t r = 0; r < kRows; r++) {
+    w[r] = g.w + (row + (r < rows ? r : rows - 1)) * g.row_bytes;
+  }
+  Tokens<kC> at;
   __m512 acc[kC];
   for (uint32_t c = 0; c < kC; c++) {
     const uint64_t first = static_cast<uint64_t>(c) * g.k;
@@ -215,54 +107,60 @@ void gemv_slabs(const GemvArgs &g, uint32_t row) {
     acc[c] = _mm512_setzero_ps();
   }
   Slab slab;
-  const uint8_t *ahead = w[0] + kSlabRows * g.row_bytes;
+  // The next 16 rows. Some lines are asked for while rows are interleaved, the rest between the
+  // products, so that memory never waits.
+  const uint8_t *next = w[0] + kRows * g.row_bytes;
+  constexpr uint32_t kStep = kRows * D::kBytes;
   for (uint32_t k = g.k / 256; k != 0; k--) {
-    for (uint32_t i = 0; i < kSlabRows * D::kBytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char *>(ahead + i), _MM_HINT_T1);
-    }
-    ahead += kSlabRows * D::kBytes;
-    interleave_256<D, kSlabRows>(w, slab.q, slab.scale, slab.min);
-    add_slab<kC, D::kGroup, D::kHasMin>(slab, at, 256, acc);
-    for (uint32_t r = 0; r < kSlabRows; r++) w[r] += D::kBytes;
-    for (uint32_t c = 0; c < kC; c++) {
-      at.q[c] += 256;
-      at.d[c] += 8;
-      at.s[c] += 16;
-    }
+    Ahead ahead = {next};
+    interleave_256<D, kRows, D::kBias>(w, &ahead, slab.q, slab.scale, slab.min);
+    next += kStep;
+    const uint32_t lines = (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8;
+    load_sums<kC, D::kGroup, D::kHasMin>(&at, 256, D::kBias);
+    add_slab<kC, D::kGroup, D::kHasMin>(slab, at, 256, &ahead, lines, acc);
+    for (uint32_t r = 0; r < kRows; r++) w[r] += D::kBytes;
+    at.advance();
   }
   if constexpr (D::kBlock < 256) {
-    if (g.k % 256 != 0) {
-      interleave_rest<D, kSlabRows>(w, g.k % 256, slab.q, slab.scale, slab.min);
-      add_slab<kC, D::kGroup, D::kHasMin>(slab, at, g.k % 256, acc);
+    if (const uint32_t n = g.k % 256; n != 0) {
+      Ahead nothing = {w[0]};
+      interleave_rest<D, kRows, D::kBias>(w, n, slab.q, slab.scale, slab.min);
+      load_sums<kC, D::kGroup, D::kHasMin>(&at, n, D::kBias);
+      add_slab<kC, D::kGroup, D::kHasMin>(slab, at, n, &nothing, 0, acc);
     }
   }
-  for (uint32_t c = 0; c < kC; c++) _mm512_storeu_ps(g.y + c * g.y_stride + row, acc[c]);
+  const __mmask16 stored = static_cast<__mmask16>(rows >= kRows ? 0xffffu : (1u << rows) - 1);
+  for (uint32_t c = 0; c < kC; c++) {
+    _mm512_mask_storeu_ps(g.y + c * g.y_stride + row, stored, acc[c]);
+  }
 }
 
-template <class D>
-void slab_columns(const GemvArgs &g, uint32_t row) {
-  switch (g.n_cols) {
-    case 4:
-      return gemv_slabs<D, 4>(g, row);
-    case 5:
-      return gemv_slabs<D, 5>(g, row);
-    case 6:
-      return gemv_slabs<D, 6>(g, row);
-    case 7:
-      return gemv_slabs<D, 7>(g, row);
-    default:
-      return gemv_slabs<D, 8>(g, row);
-  }
+template <class D, uint32_t kC>
+void gemv_columns(const GemvArgs &g) {
+  for (uint32_t row = 0; row < g.rows; row += kRows) gemv_rows<D, kC>(g, row, g.rows - row);
 }
 
 template <class D>
 void gemv(const GemvArgs &g) {
-  uint32_t row = 0;
-  if (g.n_cols >= kSlabCols<D>) {
-    for (; row + kSlabRows <= g.rows; row += kSlabRows) slab_columns<D>(g, row);
+  static_assert(kGemvMaxCols == 8, "a case for each count");
+  switch (g.n_cols) {
+    case 1:
+      return gemv_columns<D, 1>(g);
+    case 2:
+      return gemv_columns<D, 2>(g);
+    case 3:
+      return gemv_columns<D, 3>(g);
+    case 4:
+      return gemv_columns<D, 4>(g);
+    case 5:
+      return gemv_columns<D, 5>(g);
+    case 6:
+      return gemv_columns<D, 6>(g);
+    case 7:
+      return gemv_columns<D, 7>(g);
+    default:
+      return gemv_columns<D, 8>(g);
   }
-  for (; row + 4 <= g.rows; row += 4) gemv_rows<D, 4>(g, row);
-  for (; row < g.rows; row++) gemv_rows<D, 1>(g, row);
 }
 
 }  // namespace

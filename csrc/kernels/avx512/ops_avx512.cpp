@@ -7,8 +7,8 @@ namespace q35 {
 
 void q35_init_avx512(Kernels *kernels) {
   kernels->isa = "avx512";
-  kernels->same_cols = 2;  // slabs sum in another order
-  kernels->same_many = false;
+  kernels->same_cols = kGemvMaxCols;
+  kernels->same_many = true;
   fill_ops(kernels);
   fill_gemm_f32(kernels);
   q35_init_gemv_avx512(kernels);
