@@ -1,11 +1,10 @@
 // The quantised formats as AVX-512 sees them, 256 values at a time (a K block or eight blocks of
 // 32), straight from the file's bytes. A format D has
-//   kBytes      bytes of 256 values; kBlock, kBlockBytes: the file's block; kGroup: values per scale
-//   kBias       what is subtracted from the unsigned bytes to get the weight
-//   kHasMin     whether there is a minimum per group: value = scale * (byte - kBias) - min
-//   kPacking    how interleave.h transposes 16 rows of it
-//   load(p, c)  the 64 unsigned bytes of values 64c..64c+63 in their natural order (Packing::Bytes)
-//   finish(x)   the unsigned bytes from nibbles (Packing::Halves)
+//   kBytes      bytes of 256 values; kBlock, kBlockBytes: the file's block; kGroup: values per
+//   scale kBias       what is subtracted from the unsigned bytes to get the weight kHasMin whether
+//   there is a minimum per group: value = scale * (byte - kBias) - min kPacking    how interleave.h
+//   transposes 16 rows of it load(p, c)  the 64 unsigned bytes of values 64c..64c+63 in their
+//   natural order (Packing::Bytes) finish(x)   the unsigned bytes from nibbles (Packing::Halves)
 // Loads may read up to 64 bytes past a block, as the contract of the weights allows.
 // From quant/blocks.h only layouts and constants are used: its functions belong to another tier.
 #pragma once

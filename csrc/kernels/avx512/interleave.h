@@ -76,9 +76,9 @@ inline __m512 halves_at(const Rows &w, uint32_t offset) {
               static_cast<uint64_t>(load_u16(w[4 * i + 2] + offset)) << 32 |
               static_cast<uint64_t>(load_u16(w[4 * i + 3] + offset)) << 48;
   }
-  return _mm512_cvtph_ps(_mm256_setr_epi64x(
-      static_cast<int64_t>(four[0]), static_cast<int64_t>(four[1]), static_cast<int64_t>(four[2]),
-      static_cast<int64_t>(four[3])));
+  return _mm512_cvtph_ps(
+      _mm256_setr_epi64x(static_cast<int64_t>(four[0]), static_cast<int64_t>(four[1]),
+                         static_cast<int64_t>(four[2]), static_cast<int64_t>(four[3])));
 }
 
 inline __m512i and8(__m512i x, char mask) {
@@ -165,10 +165,10 @@ inline void interleave_pairs(const Rows &w, Out out, Ahead *ahead) {
       if constexpr (kFifthBit) {
         // Bit `chunk` of each byte belongs to low, the one above it to up.
         const __m512i h = high[i % 8];
-        const __m512i first = chunk <= 4 ? _mm512_slli_epi16(h, 4 - chunk)
-                                         : _mm512_srli_epi16(h, chunk - 4);
-        const __m512i second = chunk <= 3 ? _mm512_slli_epi16(h, 3 - chunk)
-                                          : _mm512_srli_epi16(h, chunk - 3);
+        const __m512i first =
+            chunk <= 4 ? _mm512_slli_epi16(h, 4 - chunk) : _mm512_srli_epi16(h, chunk - 4);
+        const __m512i second =
+            chunk <= 3 ? _mm512_slli_epi16(h, 3 - chunk) : _mm512_srli_epi16(h, chunk - 3);
         low = and_or(first, 16, low);
         up = and_or(second, 16, up);
       }
@@ -264,9 +264,8 @@ inline void pair_scales(const Rows &w, float *scale, float *min) {
   const __m512 dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(word[0], 16)));
   const __m512i s[2] = {and8(word[1], 63),
                         and_or(_mm512_srli_epi16(word[1], 2), 48, and8(word[3], 15))};
-  const __m512i m[2] = {
-      and8(word[2], 63),
-      and_or(_mm512_srli_epi16(word[2], 2), 48, and8(_mm512_srli_epi16(word[3], 4), 15))};
+  const __m512i m[2] = {and8(word[2], 63), and_or(_mm512_srli_epi16(word[2], 2), 48,
+                                                  and8(_mm512_srli_epi16(word[3], 4), 15))};
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < 8; i++) {
     const __m512 si = byte_floats<false>(s[i / 4], i % 4), mi = byte_floats<false>(m[i / 4], i % 4);
@@ -305,8 +304,8 @@ inline void q3_scales(const Rows &w, float *scale) {
 #pragma GCC unroll 4
   for (uint32_t i = 0; i < 4; i++) {
     const __m512i low = and8(_mm512_srli_epi16(word[i % 2], i / 2 * 4), 15);
-    const __m512i high = i < 2 ? _mm512_slli_epi16(word[2], 4 - 2 * i)
-                               : _mm512_srli_epi16(word[2], 2 * i - 4);
+    const __m512i high =
+        i < 2 ? _mm512_slli_epi16(word[2], 4 - 2 * i) : _mm512_srli_epi16(word[2], 2 * i - 4);
     s[i] = _mm512_sub_epi8(and_or(high, 48, low), _mm512_set1_epi8(32));
   }
   sixteen_scales<kStride, true>(s, halves_at(w, offsetof(BlockQ3_K, d)), scale);

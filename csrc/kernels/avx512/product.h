@@ -7,7 +7,6 @@
 namespace q35 {
 namespace {
 
-
 // total + the products of a group of 32. scale, min: of 16 rows
 template <bool kMin>
 inline __m512 add_32(__m512 total, __m512i dot, const float *scale, const float *min, float d,
