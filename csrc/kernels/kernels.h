@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "quant/quant.h"
+#include "quant/weave.h"
 
 namespace q35 {
 
@@ -29,7 +30,8 @@ struct ActQ8 {
 
 // y[c * y_stride + r] = sum_k W[r][k] * x[c][k] for r in [0, rows), c in [0, n_cols), n_cols <= 8.
 struct GemvArgs {
-  const uint8_t *w;  // rows of blocks as in the file
+  const uint8_t *w;  // rows of blocks as in the file, or
+  bool woven;        // woven by this tier: then it is the first of a group of 16 rows
   uint64_t row_bytes;
   uint32_t rows;
   uint32_t k;
@@ -48,6 +50,14 @@ struct PanelShape {
   bool has_min;
 };
 
+// Rows of weights for a panel; woven as in GemvArgs.
+struct PanelRows {
+  const uint8_t *w;
+  bool woven;
+  uint64_t row_bytes;
+  uint32_t rows;
+};
+
 struct Kernels {
   const char *isa;
 
@@ -63,16 +73,19 @@ struct Kernels {
 
   // ---- few tokens: streams the blocks once. By DType number; null: go through a panel.
   GemvFn gemv[32];
+  // By DType number: how matrices are woven for gemv and pack_panel, which take plain rows as well.
+  // Null: this tier wants them as in the file.
+  WeaveFn weave[32];
 
   // ---- many tokens: integer panels (private layout of the tier)
   uint32_t panel_rows;   // rows in a panel
   uint32_t tile_tokens;  // tokens in an activation tile
   size_t (*panel_bytes)(const PanelShape &shape);
   size_t (*tile_bytes)(uint32_t k);
-  // Unpacks `rows` <= panel_rows rows of w into `panel` (missing rows become zero). scratch: at
-  // least pack_scratch_bytes(k).
-  void (*pack_panel)(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
-                     uint32_t k, void *panel, void *scratch);
+  // Unpacks up to panel_rows rows into `panel`; what stands for missing rows is never stored.
+  // scratch: at least pack_scratch_bytes(k).
+  void (*pack_panel)(const TypeTraits &type, const PanelRows &from, uint32_t k, void *panel,
+                     void *scratch);
   size_t (*pack_scratch_bytes)(uint32_t k);
   // Lays out n <= tile_tokens tokens (missing ones become zero).
   void (*pack_tile)(const ActQ8 &act, uint32_t n, uint32_t k, void *tile);

@@ -25,6 +25,7 @@ constexpr uint64_t kPage =
     4096;  // the smallest page: what lies behind a file's end up to here is 0
 constexpr uint64_t kPiece =
     4u << 20;  // one read: large against a system call, small against a share
+constexpr uint64_t kWovenPiece = 256u << 10;  // one that is woven: stays in the cache
 
 // A part of a matrix on its way from the file to memory.
 struct Piece {
@@ -32,6 +33,8 @@ struct Piece {
   uint64_t offset;  // in the tensor
   uint64_t bytes;
   uint8_t *dst;
+  WeaveFn weave;  // null: as in the file
+  uint64_t row_bytes;
 };
 
 uint64_t slot_elements(const TensorSlot &slot) {
@@ -88,19 +91,41 @@ Status load_vector(const File &file, const TensorSlot &slot, float *dst) {
   return kOk;
 }
 
-void bind_matrix(const TensorSlot &slot, const uint8_t *data) {
+void bind_matrix(const TensorSlot &slot, const uint8_t *data, bool woven) {
   Matrix *m = slot.matrix;
   m->data = data;
+  m->woven = woven;
   m->type = slot.info->type;
   m->rows = static_cast<uint32_t>(slot.rows);
   m->cols = static_cast<uint32_t>(slot.cols);
   m->row_bytes = slot.info->bytes / slot.rows;
 }
 
-Status add_pieces(const TensorInfo &info, uint8_t *dst, Array<Piece> *pieces) {
-  for (uint64_t offset = 0; offset < info.bytes; offset += kPiece) {
-    Q35_TRY(
-        pieces->push_back({&info, offset, std::min(kPiece, info.bytes - offset), dst + offset}));
+// Pieces of a matrix; only whole groups of rows are woven.
+Status add_pieces(const TensorSlot &slot, uint8_t *dst, WeaveFn weave, Array<Piece> *pieces) {
+  const TensorInfo &info = *slot.info;
+  const uint64_t row_bytes = info.bytes / slot.rows, group_bytes = kWovenRows * row_bytes;
+  const uint64_t woven = weave != nullptr ? slot.rows / kWovenRows * group_bytes : 0;
+  const uint64_t step = std::max<uint64_t>(kWovenPiece / group_bytes, 1) * group_bytes;
+  for (uint64_t at = 0; at < woven; at += step) {
+    Q35_TRY(pieces->push_back({&info, at, std::min(step, woven - at), dst + at, weave, row_bytes}));
+  }
+  for (uint64_t at = woven; at < info.bytes; at += kPiece) {
+    const uint64_t bytes = std::min(kPiece, info.bytes - at);
+    Q35_TRY(pieces->push_back({&info, at, bytes, dst + at, nullptr, row_bytes}));
+  }
+  return kOk;
+}
+
+// scratch: room for a woven piece and its guard
+Status read_piece(const File &file, const Piece &piece, uint8_t *scratch) {
+  const TensorInfo &info = *piece.info;
+  if (piece.weave == nullptr) return file.read(info, piece.offset, piece.dst, piece.bytes);
+  Q35_TRY(file.read(info, piece.offset, scratch, piece.bytes));
+  const uint32_t n_blocks =
+      static_cast<uint32_t>(piece.row_bytes / type_traits(info.type).block_bytes);
+  for (uint64_t at = 0; at < piece.bytes; at += kWovenRows * piece.row_bytes) {
+    piece.weave(scratch + at, piece.row_bytes, n_blocks, piece.dst + at);
   }
   return kOk;
 }
@@ -108,17 +133,20 @@ Status add_pieces(const TensorInfo &info, uint8_t *dst, Array<Piece> *pieces) {
 // Reads all pieces. Messages belong to a thread, so a piece that fails on a worker (or was skipped)
 // is tried once more here, where its message reaches the caller.
 Status read_pieces(const File &file, const Array<Piece> &pieces, ThreadPool *pool) {
-  Array<uint8_t> done;
+  uint64_t room = 0;
+  for (const Piece &piece : pieces) {
+    if (piece.weave != nullptr) room = std::max(room, piece.bytes + kGuard);
+  }
+  Array<uint8_t> done, scratch;
   Q35_TRY(done.resize(pieces.size()));
+  Q35_TRY(scratch.resize(room * (pool != nullptr ? pool->size() : 1)));
   if (pool != nullptr) {
-    pool->run(static_cast<uint32_t>(pieces.size()), [&](uint32_t i, int) {
-      const Piece &piece = pieces[i];
-      done[i] = file.read(*piece.info, piece.offset, piece.dst, piece.bytes) == kOk;
+    pool->run(static_cast<uint32_t>(pieces.size()), [&](uint32_t i, int thread) {
+      done[i] = read_piece(file, pieces[i], scratch.data() + thread * room) == kOk;
     });
   }
   for (size_t i = 0; i < pieces.size(); i++) {
-    const Piece &piece = pieces[i];
-    if (!done[i]) Q35_TRY(file.read(*piece.info, piece.offset, piece.dst, piece.bytes));
+    if (!done[i]) Q35_TRY(read_piece(file, pieces[i], scratch.data()));
   }
   return kOk;
 }
@@ -146,8 +174,8 @@ Status check_memory(uint64_t need) {
 }
 
 // Gives every slot its memory: vectors and private matrices in w->memory, the others in the maps.
-Status fill_slots(const File &file, const Array<TensorSlot> &slots, ThreadPool *pool,
-                  TensorStore *w) {
+Status fill_slots(const File &file, const Array<TensorSlot> &slots, const WeaveFn *weave,
+                  ThreadPool *pool, TensorStore *w) {
   uint64_t total = 0;
   Q35_TRY(storage_bytes(slots, *w, &total));
   Q35_TRY(check_memory(total));
@@ -159,7 +187,7 @@ Status fill_slots(const File &file, const Array<TensorSlot> &slots, ThreadPool *
     w->n_params += slot_elements(slot);
     w->bytes += info.bytes;
     if (!is_private(slot, *w)) {
-      bind_matrix(slot, w->maps[info.shard].data() + info.offset);
+      bind_matrix(slot, w->maps[info.shard].data() + info.offset, false);
       continue;
     }
     const uint64_t bytes = slot.vector != nullptr ? slot_elements(slot) * 4 : info.bytes;
@@ -167,8 +195,9 @@ Status fill_slots(const File &file, const Array<TensorSlot> &slots, ThreadPool *
       Q35_TRY(load_vector(file, slot, reinterpret_cast<float *>(next)));
       *slot.vector = reinterpret_cast<const float *>(next);
     } else {
-      bind_matrix(slot, next);
-      Q35_TRY(add_pieces(info, next, &pieces));
+      const WeaveFn fn = weave[static_cast<uint32_t>(info.type)];
+      bind_matrix(slot, next, fn != nullptr);
+      Q35_TRY(add_pieces(slot, next, fn, &pieces));
     }
     next += (bytes + kGuard + kAlign - 1) / kAlign * kAlign;
   }
@@ -232,10 +261,10 @@ Status match_slots(const File &file, const char *what, bool (*ignored)(std::stri
   return kOk;
 }
 
-Status load_slots(const File &file, const Array<TensorSlot> &slots, bool use_mmap, ThreadPool *pool,
-                  TensorStore *out) {
+Status load_slots(const File &file, const Array<TensorSlot> &slots, bool use_mmap,
+                  const WeaveFn *weave, ThreadPool *pool, TensorStore *out) {
   if (use_mmap) Q35_TRY(map_shards(file, out));
-  return fill_slots(file, slots, pool, out);
+  return fill_slots(file, slots, weave, pool, out);
 }
 
 }  // namespace q35

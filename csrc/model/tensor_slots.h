@@ -33,8 +33,10 @@ struct TensorSlot {
 
 // Loads matched slots. Nothing is allocated before; 64 bytes behind every matrix may be read: they
 // belong to the process. use_mmap keeps the file mapped: it must not be cut short while in use.
-// pool may be null.
+// weave: by DType number, how matrices that are not mapped are woven; null entries are not. pool
+// may be null.
 [[nodiscard]] Status load_slots(const gguf::File &file, const Array<TensorSlot> &slots,
-                                bool use_mmap, ThreadPool *pool, TensorStore *out);
+                                bool use_mmap, const WeaveFn *weave, ThreadPool *pool,
+                                TensorStore *out);
 
 }  // namespace q35

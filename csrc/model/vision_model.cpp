@@ -116,7 +116,8 @@ Status VisionModel::derive_kernels() {
   return kOk;
 }
 
-Status VisionModel::load(const gguf::File &file, uint32_t text_embd, ThreadPool *pool) {
+Status VisionModel::load(const gguf::File &file, uint32_t text_embd, const WeaveFn *weave,
+                         ThreadPool *pool) {
   Q35_TRY(read_vision_config(file, &config));
   if (config.n_out != text_embd) {
     return fail(QWEN35_ERROR_MODEL,
@@ -126,7 +127,7 @@ Status VisionModel::load(const gguf::File &file, uint32_t text_embd, ThreadPool 
   }
   Array<TensorSlot> slots;
   Q35_TRY(match(file, &slots));
-  Q35_TRY(load_slots(file, slots, false, pool, &store));
+  Q35_TRY(load_slots(file, slots, false, weave, pool, &store));
   return derive_kernels();
 }
 

@@ -50,7 +50,9 @@ struct VisionModel {
   Array<float> patch_kernels;  // storage of the two
 
   // Reads the tower of a file. text_embd: n_embd of the text model it must fit.
-  [[nodiscard]] Status load(const gguf::File &file, uint32_t text_embd, ThreadPool *pool);
+  // weave: as in load_slots
+  [[nodiscard]] Status load(const gguf::File &file, uint32_t text_embd, const WeaveFn *weave,
+                            ThreadPool *pool);
 
  private:
   [[nodiscard]] Status match(const gguf::File &file, Array<TensorSlot> *slots);

@@ -62,8 +62,8 @@ struct Weights {
 // Compares the file's tensors with the computed table and loads them. use_mmap keeps the file
 // mapped instead of reading it: then the file must not be cut short while the model is open.
 // Nothing is allocated before every name, shape, type and offset was checked. 64 bytes behind every
-// matrix may be read: they belong to the process. pool may be null.
+// matrix may be read: they belong to the process. weave: as in load_slots. pool may be null.
 [[nodiscard]] Status load_weights(const gguf::File &file, const Config &config, bool use_mmap,
-                                  ThreadPool *pool, Weights *out);
+                                  const WeaveFn *weave, ThreadPool *pool, Weights *out);
 
 }  // namespace q35

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/kernels.h"
 
@@ -11,9 +10,10 @@ namespace q35 {
 Status DraftHead::init(const Matrix &output, uint32_t n_first) {
   constexpr uint64_t kGuard = 64;  // bytes behind a matrix that kernels may read
   first_ = used_ = output;
-  rows_ = output.data;
+  all_ = output;
   first_.rows = std::min(n_first, output.rows) / 16 * 16;
   used_.rows = 0;
+  used_.woven = false;
   uint64_t logits = first_.rows;
   if (first_.rows < output.rows) {
     Q35_TRY(copies_.resize(kUsed * output.row_bytes + kGuard));
@@ -38,8 +38,7 @@ void DraftHead::use(int32_t token) {
     known_[ids_[next_]] = 0;
   }
   ids_[next_] = token;
-  std::memcpy(copies_.data() + next_ * used_.row_bytes, rows_ + id * used_.row_bytes,
-              used_.row_bytes);
+  copy_row(all_, id, copies_.data() + next_ * used_.row_bytes);
   used_.rows = static_cast<uint32_t>(ids_.size());
 }
 

@@ -28,13 +28,12 @@ class DraftHead {
  private:
   static constexpr uint32_t kUsed = 2048;  // rows for ids of the text
 
-  Matrix first_, used_;
-  const uint8_t *rows_ = nullptr;  // of the whole matrix
-  Array<uint8_t> copies_;          // [kUsed, row_bytes], and what kernels may read behind them
-  Array<int32_t> ids_;             // [used] of the copies
-  Array<uint8_t> known_;           // [rows of the matrix] 1: among the copies
-  uint32_t next_ = 0;              // copy to replace
-  Array<float> logits_;            // of both parts
+  Matrix all_, first_, used_;
+  Array<uint8_t> copies_;  // [kUsed, row_bytes], and what kernels may read behind them
+  Array<int32_t> ids_;     // [used] of the copies
+  Array<uint8_t> known_;   // [rows of the matrix] 1: among the copies
+  uint32_t next_ = 0;      // copy to replace
+  Array<float> logits_;    // of both parts
 };
 
 }  // namespace q35

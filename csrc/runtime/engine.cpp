@@ -97,7 +97,8 @@ Status qwen35_model::open(const char *path, const qwen35_model_params &params) {
   if (params.vocab_only != 0) return q35::kOk;
   const int threads = params.n_threads > 0 ? params.n_threads : q35::usable_cores();
   Q35_TRY(pool.start(threads));
-  Q35_TRY(q35::load_weights(file, text.config, params.use_mmap != 0, &pool, &text.weights));
+  Q35_TRY(q35::load_weights(file, text.config, params.use_mmap != 0, kernels.weave, &pool,
+                            &text.weights));
   Q35_TRY(text.prepare());
   matrix_type = q35::dominant_type(file);
   has_weights = true;

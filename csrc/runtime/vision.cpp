@@ -53,7 +53,7 @@ Status qwen35_vision::open(const char *path) {
                 "the model");
   }
   const q35::Batcher::Exclusive threads(&model->batcher);
-  Q35_TRY(tower.load(file, model->config.n_embd, &model->pool));
+  Q35_TRY(tower.load(file, model->config.n_embd, model->kernels.weave, &model->pool));
   sum_types(tower, &matrix_type, &quantized);
   return kOk;
 }

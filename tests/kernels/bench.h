@@ -35,13 +35,16 @@ struct Bench {
   void gemv(const TypeTraits &type, uint32_t k, bool stream, uint32_t n) const {
     const uint64_t row_bytes = type_bytes(type, k);
     const size_t piece = stream ? kPiece : 256 << 10;
-    const uint32_t pieces = stream ? 32 : 1, rows = static_cast<uint32_t>(piece / row_bytes);
+    const uint32_t pieces = stream ? 32 : 1;
+    const uint32_t rows = static_cast<uint32_t>(piece / row_bytes / kWovenRows) * kWovenRows;
     Random random(1);
-    const Matrix m(type, rows * pieces, k, random);
+    Matrix m(type, rows * pieces, k, random);
+    m.weave(kernels);
     Tokens x(n, k);
     x.fill(random, kernels);
     Guarded<float> y(size_t{n} * rows);
     GemvArgs args = {};
+    args.woven = m.woven != nullptr;
     args.row_bytes = row_bytes;
     args.rows = rows;
     args.k = k;
@@ -51,7 +54,7 @@ struct Bench {
     args.y = y.data();
     args.y_stride = rows;
     const double time = median_time(stream ? pieces : 101, [&](uint32_t i) {
-      args.w = m.w.data() + i % pieces * rows * row_bytes;
+      args.w = m.at(i % pieces * rows);
       kernels.gemv[static_cast<uint32_t>(type.type)](args);
     });
     const double gbs = 1e-9 * static_cast<double>(rows * row_bytes) / time;
@@ -64,7 +67,8 @@ struct Bench {
   void gemm(const TypeTraits &type, uint32_t k, uint32_t rows, uint32_t n) const {
     Random random(1);
     const uint32_t panels = 32;
-    const Matrix m(type, panels * kernels.panel_rows, k, random);
+    Matrix m(type, panels * kernels.panel_rows, k, random);
+    m.weave(kernels);
     Tokens x(n, k);
     x.fill(random, kernels);
     const PanelShape shape = {k, type.group, type.has_min};
@@ -82,8 +86,8 @@ struct Bench {
                                                  tile.data + i * tile_bytes);
                              });
     const double pack_time = median_time(panels, [&](uint32_t i) {
-      kernels.pack_panel(type, m.w.data() + i * kernels.panel_rows * m.row_bytes, m.row_bytes,
-                         kernels.panel_rows, k, panel.data, scratch.data);
+      kernels.pack_panel(type, m.panel_rows(i * kernels.panel_rows, kernels.panel_rows), k,
+                         panel.data, scratch.data);
     });
     const double dot_time =
         tiles * median_time(3 * tiles, [&](uint32_t j) {

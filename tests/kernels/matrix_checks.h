@@ -63,7 +63,8 @@ struct Output {
 inline void run_gemv_part(const Kernels &kernels, const Matrix &m, const Tokens &x, uint32_t first,
                           uint32_t n, Output &y) {
   GemvArgs args = {};
-  args.w = m.w.data();
+  args.w = m.at(0);
+  args.woven = m.woven != nullptr;
   args.row_bytes = m.row_bytes;
   args.rows = m.rows;
   args.k = m.k;
@@ -87,8 +88,7 @@ inline void run_gemm_part(const Kernels &kernels, const Matrix &m, const Tokens 
   Guarded<uint8_t> scratch(kernels.pack_scratch_bytes(m.k));
   for (uint32_t r = 0; r < m.rows; r += kernels.panel_rows) {
     const uint32_t rows = m.rows - r < kernels.panel_rows ? m.rows - r : kernels.panel_rows;
-    kernels.pack_panel(m.type, m.w.data() + r * m.row_bytes, m.row_bytes, rows, m.k, panel.data(),
-                       scratch.data());
+    kernels.pack_panel(m.type, m.panel_rows(r, rows), m.k, panel.data(), scratch.data());
     for (uint32_t t = first; t < first + count; t += kernels.tile_tokens) {
       const uint32_t left = first + count - t;
       const uint32_t n = left < kernels.tile_tokens ? left : kernels.tile_tokens;
@@ -163,7 +163,7 @@ inline void check_same_bits(Report &report, const Kernels &kernels, const TypeTr
   const bool few = kernels.gemv[static_cast<uint32_t>(type.type)] != nullptr;
   const uint32_t b = type.block_size < 32 ? 32 : type.block_size;
   for (const uint32_t k : {b, 256 + b, 1024 + 3 * b}) {
-    const Matrix m(type, 35, k, random);
+    Matrix m(type, 35, k, random);
     Tokens x(kMost, k);
     x.fill(random, kernels);
     Output alone(m.rows, kMost);
@@ -181,6 +181,36 @@ inline void check_same_bits(Report &report, const Kernels &kernels, const TypeTr
     Output many(m.rows, kMost);
     run_gemm(kernels, m, x, many);
     expect_same(report, "bits of gemm", m, kMost, many, alone);
+  }
+}
+
+// Woven rows: back as they were, and products of the same bits.
+inline void check_woven(Report &report, const Kernels &kernels, const TypeTraits &type,
+                        Random &random) {
+  if (kernels.weave[static_cast<uint32_t>(type.type)] == nullptr) return;
+  constexpr uint32_t kMost = kGemvMaxCols;
+  const uint32_t b = type.block_size < 32 ? 32 : type.block_size;
+  for (const uint32_t k : {b, 256 + b, 1024 + 3 * b}) {
+    for (const uint32_t rows : {16u, 35u, 48u}) {
+      Matrix m(type, rows, k, random);
+      Tokens x(kMost, k);
+      x.fill(random, kernels);
+      Output few(rows, kMost), many(rows, kMost);
+      run_gemv(kernels, m, x, few);
+      run_gemm(kernels, m, x, many);
+      m.weave(kernels);
+      Output few_woven(rows, kMost), many_woven(rows, kMost);
+      run_gemv(kernels, m, x, few_woven);
+      run_gemm(kernels, m, x, many_woven);
+      expect_same(report, "bits of gemv of woven rows", m, kMost, few_woven, few);
+      expect_same(report, "bits of gemm of woven rows", m, kMost, many_woven, many);
+      Guarded<uint8_t> row(m.row_bytes);
+      for (uint32_t r = 0; r < rows / kWovenRows * kWovenRows; r++) {
+        unweave_row(type, m.at(0), m.row_bytes, r, row.data());
+        const bool same = std::memcmp(row.data(), m.w.data() + r * m.row_bytes, m.row_bytes) == 0;
+        if (!report.expect(same, "unwoven row differs:", type.name, rows, k, r, 0, 0, 0)) return;
+      }
+    }
   }
 }
 
@@ -209,6 +239,7 @@ inline void check_matrix_kernels(Report &report, const Kernels &kernels, const K
       }
     }
     check_same_bits(report, kernels, type, random);
+    check_woven(report, kernels, type, random);
     if (!integer) continue;
     check_exact_dots(report, kernels, scalar, "gemm dots", run_gemm, type, random);
     if (kernels.gemv[number] == nullptr) continue;

@@ -1,6 +1,8 @@
 // Random weights of any format and quantised activations, in guarded buffers.
 #pragma once
 
+#include <memory>
+
 #include "base/half.h"
 #include "guarded.h"
 #include "kernels/kernels.h"
@@ -80,7 +82,8 @@ struct Matrix {
   const TypeTraits &type;
   uint32_t rows, k;
   uint64_t row_bytes;
-  Guarded<uint8_t> w;  // 64 readable bytes follow the last row
+  Guarded<uint8_t> w;                       // 64 readable bytes follow the last row
+  std::unique_ptr<Guarded<uint8_t>> woven;  // the same, as kernels get it; null: as it is
   Matrix(const TypeTraits &traits, uint32_t n_rows, uint32_t n_k, Random &random,
          bool power_of_two = false)
       : type(traits),
@@ -90,6 +93,25 @@ struct Matrix {
         w(n_rows * row_bytes, 64) {
     fill_blocks(type, random, power_of_two, w.data(),
                 static_cast<size_t>(rows) * k / type.block_size);
+  }
+
+  // From now on kernels get it woven, if the tier weaves this type.
+  void weave(const Kernels &kernels) {
+    const WeaveFn fn = kernels.weave[static_cast<uint32_t>(type.type)];
+    if (fn == nullptr) return;
+    woven.reset(new Guarded<uint8_t>(rows * row_bytes, 64));
+    uint32_t r = 0;
+    for (; r + kWovenRows <= rows; r += kWovenRows) {
+      fn(w.data() + r * row_bytes, row_bytes, k / type.block_size, woven->data() + r * row_bytes);
+    }
+    std::memcpy(woven->data() + r * row_bytes, w.data() + r * row_bytes, (rows - r) * row_bytes);
+  }
+  // Rows from `row` on, as kernels get them.
+  const uint8_t *at(uint64_t row) const {
+    return (woven != nullptr ? woven->data() : w.data()) + row * row_bytes;
+  }
+  PanelRows panel_rows(uint64_t row, uint32_t count) const {
+    return {at(row), woven != nullptr, row_bytes, count};
   }
 };
 

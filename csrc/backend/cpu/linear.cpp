@@ -11,7 +11,7 @@ namespace {
 
 // Rows of one item start at multiples of this, so that the grouping of rows inside a kernel, and
 // with it every rounding, does not depend on the number of threads.
-constexpr uint32_t kRowQuantum = 16;
+constexpr uint32_t kRowQuantum = kWovenRows;
 // Least bytes of weights in an item: some microseconds of streaming, long against taking an item.
 constexpr uint64_t kItemBytes = 128 << 10;
 // Matrices of one call.
@@ -118,7 +118,7 @@ void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const Linear
     for (uint64_t t = 0; t < n; t += most) {  // the rows come from the cache after the first turn
       const uint32_t count = n - t < most ? static_cast<uint32_t>(n - t) : most;
       const ActQ8 part = {act.q + t * k, act.d + t * (k / kActGroup), act.s + t * (k / 16)};
-      gemv({data, w.row_bytes, item.rows, k, count, part, x + t * k,
+      gemv({data, w.woven, w.row_bytes, item.rows, k, count, part, x + t * k,
             job.y + t * job.y_stride + item.row, job.y_stride});
     }
   });
@@ -157,7 +157,8 @@ void CpuBackend::panel_product(const LinearJob &job, uint32_t n, uint32_t k, uin
   const uint32_t rows = w.rows - row < kernels_.panel_rows ? w.rows - row : kernels_.panel_rows;
   uint8_t *unpacked = align64(thread_scratch(thread));
   uint8_t *scratch = unpacked + ((kernels_.panel_bytes(shape) + 63) & ~size_t{63});
-  kernels_.pack_panel(traits, w.data + row * w.row_bytes, w.row_bytes, rows, k, unpacked, scratch);
+  kernels_.pack_panel(traits, {w.data + row * w.row_bytes, w.woven, w.row_bytes, rows}, k, unpacked,
+                      scratch);
   const size_t tile_bytes = kernels_.tile_bytes(k);
   for (uint32_t t = 0, tile = 0; t < n; t += kernels_.tile_tokens, tile++) {
     const uint32_t count = n - t < kernels_.tile_tokens ? n - t : kernels_.tile_tokens;

@@ -39,10 +39,11 @@ uint64_t CpuBackend::scratch_bytes() const {
 
 void CpuBackend::embed(const Matrix &w, const int32_t *tokens, uint32_t n, float *x) {
   const TypeTraits &traits = type_traits(w.type);
-  over_tokens(n, [&](uint32_t first, uint32_t count, int) {
+  over_tokens(n, [&](uint32_t first, uint32_t count, int thread) {
+    uint8_t *row = reinterpret_cast<uint8_t *>(thread_scratch(thread));
     for (uint32_t t = first; t < first + count; t++) {
-      traits.decode(w.data + static_cast<uint64_t>(tokens[t]) * w.row_bytes,
-                    x + static_cast<uint64_t>(t) * w.cols, w.cols);
+      copy_row(w, static_cast<uint32_t>(tokens[t]), row);
+      traits.decode(row, x + static_cast<uint64_t>(t) * w.cols, w.cols);
     }
   });
 }

@@ -56,14 +56,15 @@ size_t tile_bytes(uint32_t k) {
 // ---- panels ------------------------------------------------------------------------------------
 
 template <class D>
-void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t k, Panel panel) {
+void pack_decoded(const PanelRows &from, uint32_t k, Panel panel) {
   panel.header->run = kRunOf<D>;
   panel.header->bias = D::kBias;
   for (uint32_t half = 0; half < kRows; half += 8) {
     const uint8_t *at[8];
     for (uint32_t r = 0; r < 8; r++) {
       // Missing rows repeat the last: their outputs are never stored.
-      at[r] = w + (half + r < rows ? half + r : rows - 1) * row_bytes;
+      const uint32_t row = half + r < from.rows ? half + r : from.rows - 1;
+      at[r] = from.w + row * from.row_bytes;
     }
     uint8_t *q = panel.q + half * 4;
     float *scale = panel.scale + half, *min = panel.min + half;
@@ -84,8 +85,8 @@ void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t 
 
 // Any format, one row at a time through its unpack function.
 // scratch: q i8 [k], scale f32 [k / 16], min f32 [k / 16]
-void pack_unpacked(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
-                   uint32_t k, Panel panel, void *scratch) {
+void pack_unpacked(const TypeTraits &type, const PanelRows &from, uint32_t k, Panel panel,
+                   void *scratch) {
   uint32_t *q = static_cast<uint32_t *>(scratch);
   float *scale = reinterpret_cast<float *>(q + k / 4);
   float *min = scale + k / 16;
@@ -94,8 +95,8 @@ void pack_unpacked(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes,
   panel.header->bias = 0;
   uint32_t *out = reinterpret_cast<uint32_t *>(panel.q);
   for (uint32_t r = 0; r < kRows; r++) {
-    const uint32_t row = r < rows ? r : rows - 1;
-    type.unpack(w + row * row_bytes, reinterpret_cast<int8_t *>(q), scale, min, k);
+    const uint32_t row = r < from.rows ? r : from.rows - 1;
+    type.unpack(from.w + row * from.row_bytes, reinterpret_cast<int8_t *>(q), scale, min, k);
     for (uint32_t i = 0; i < k / 4; i++) out[i * kRows + r] = q[i];
     for (uint32_t i = 0; i < k / type.group; i++) panel.scale[i * kRows + r] = scale[i];
     if (!type.has_min) continue;
@@ -107,28 +108,28 @@ size_t pack_scratch_bytes(uint32_t k) {
   return k + k / 16 * 2 * sizeof(float);
 }
 
-void pack_panel(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
-                uint32_t k, void *base, void *scratch) {
+void pack_panel(const TypeTraits &type, const PanelRows &from, uint32_t k, void *base,
+                void *scratch) {
   const Panel panel({k, type.group, type.has_min}, base);
   switch (type.type) {
     case DType::Q4_0:
-      return pack_decoded<Q4_0>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q4_0>(from, k, panel);
     case DType::Q5_0:
-      return pack_decoded<Q5_0>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q5_0>(from, k, panel);
     case DType::Q8_0:
-      return pack_decoded<Q8_0>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q8_0>(from, k, panel);
     case DType::Q4_K:
-      return pack_decoded<Q4_K>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q4_K>(from, k, panel);
     case DType::Q5_K:
-      return pack_decoded<Q5_K>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q5_K>(from, k, panel);
     case DType::Q6_K:
-      return pack_decoded<Q6_K>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q6_K>(from, k, panel);
     case DType::IQ4_NL:
-      return pack_decoded<IQ4_NL>(w, row_bytes, rows, k, panel);
+      return pack_decoded<IQ4_NL>(from, k, panel);
     case DType::IQ4_XS:
-      return pack_decoded<IQ4_XS>(w, row_bytes, rows, k, panel);
+      return pack_decoded<IQ4_XS>(from, k, panel);
     default:
-      return pack_unpacked(type, w, row_bytes, rows, k, panel, scratch);
+      return pack_unpacked(type, from, k, panel, scratch);
   }
 }
 

@@ -1,6 +1,6 @@
-// Integer products for few tokens on AVX-512 VNNI: 16 rows are decoded and interleaved 256 values
-// at a time, in the first-level cache, and met with all tokens. Decoding is paid once, a token adds
-// one instruction per 4 values of 16 rows, and the arithmetic is that of the panels (product.h).
+// Integer products for few tokens on AVX-512 VNNI: 256 values of 16 rows are decoded at a time, in
+// the first-level cache, and met with all tokens. Decoding is paid once, a token adds one
+// instruction per 4 values of 16 rows, and the arithmetic is that of the panels (product.h).
 #include "kernels/avx512/product.h"
 #include "kernels/avx512/tier_avx512.h"
 
@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint32_t kRows = 16;
 
-// 256 values of 16 rows, interleaved.
+// 256 values of 16 rows, decoded.
 struct Slab {
   alignas(64) uint8_t q[256 * kRows];
   alignas(64) float scale[16 * kRows], min[16 * kRows];
@@ -90,6 +90,9 @@ inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *
   }
 }
 
+// How far ahead of the tiles at work memory is asked for.
+constexpr uint32_t kAheadBytes = 4096;
+
 // Up to 16 rows from `row` on by all kC tokens; missing rows repeat the last and are not stored.
 template <class D, uint32_t kC>
 void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
@@ -97,6 +100,8 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
   for (uint32_t r = 0; r < kRows; r++) {
     w[r] = g.w + (row + (r < rows ? r : rows - 1)) * g.row_bytes;
   }
+  const bool woven = g.woven && rows >= kRows;
+  const uint8_t *tiles = w[0];
   Tokens<kC> at;
   __m512 acc[kC];
   for (uint32_t c = 0; c < kC; c++) {
@@ -106,28 +111,27 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
     at.s[c] = g.act.s + first / 16;
     acc[c] = _mm512_setzero_ps();
   }
+  alignas(64) uint8_t own_tiles[kRows * D::kBytes];
   Slab slab;
-  // The next 16 rows. Some lines are asked for while rows are interleaved, the rest between the
-  // products, so that memory never waits.
-  const uint8_t *next = w[0] + kRows * g.row_bytes;
-  constexpr uint32_t kStep = kRows * D::kBytes;
-  for (uint32_t k = g.k / 256; k != 0; k--) {
+  // Woven tiles are one stream. Rows are 16 short ones that the hardware prefetchers give up on, so
+  // the next 16 are asked for: most lines while rows are woven, the rest between the products.
+  const uint8_t *next = w[0] + (woven ? kAheadBytes : kRows * g.row_bytes);
+  for (uint32_t k = 0; k < g.k; k += 256) {
+    const uint32_t n = g.k - k < 256 ? g.k - k : 256, n_blocks = n / D::kBlock;
     Ahead ahead = {next};
-    interleave_256<D, kRows, D::kBias>(w, &ahead, slab.q, slab.scale, slab.min);
-    next += kStep;
-    const uint32_t lines = (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8;
-    load_sums<kC, D::kGroup, D::kHasMin>(&at, 256, D::kBias);
-    add_slab<kC, D::kGroup, D::kHasMin>(slab, at, 256, &ahead, lines, acc);
-    for (uint32_t r = 0; r < kRows; r++) w[r] += D::kBytes;
-    at.advance();
-  }
-  if constexpr (D::kBlock < 256) {
-    if (const uint32_t n = g.k % 256; n != 0) {
-      Ahead nothing = {w[0]};
-      interleave_rest<D, kRows, D::kBias>(w, n, slab.q, slab.scale, slab.min);
-      load_sums<kC, D::kGroup, D::kHasMin>(&at, n, D::kBias);
-      add_slab<kC, D::kGroup, D::kHasMin>(slab, at, n, &nothing, 0, acc);
+    if (!woven) {
+      for (uint32_t i = 0; i < n_blocks; i++) {
+        weave_block<D>(w, &ahead, own_tiles + i * kRows * D::kBlockBytes);
+        for (const uint8_t *&p : w) p += D::kBlockBytes;
+      }
     }
+    spread<D, kRows, D::kBias>(woven ? tiles : own_tiles, n, slab.q, slab.scale, slab.min);
+    load_sums<kC, D::kGroup, D::kHasMin>(&at, n, D::kBias);
+    tiles += n_blocks * kRows * D::kBlockBytes;
+    next += n_blocks * kRows * D::kBlockBytes;
+    const uint32_t lines = (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8;
+    add_slab<kC, D::kGroup, D::kHasMin>(slab, at, n, &ahead, lines, acc);
+    at.advance();
   }
   const __mmask16 stored = static_cast<__mmask16>(rows >= kRows ? 0xffffu : (1u << rows) - 1);
   for (uint32_t c = 0; c < kC; c++) {
@@ -166,19 +170,22 @@ void gemv(const GemvArgs &g) {
 }  // namespace
 
 void q35_init_gemv_avx512(Kernels *kernels) {
-  GemvFn *table = kernels->gemv;
-  table[static_cast<uint32_t>(DType::Q4_0)] = gemv<Q4_0>;
-  table[static_cast<uint32_t>(DType::Q4_1)] = gemv<Q4_1>;
-  table[static_cast<uint32_t>(DType::Q5_0)] = gemv<Q5_0>;
-  table[static_cast<uint32_t>(DType::Q5_1)] = gemv<Q5_1>;
-  table[static_cast<uint32_t>(DType::Q8_0)] = gemv<Q8_0>;
-  table[static_cast<uint32_t>(DType::Q2_K)] = gemv<Q2_K>;
-  table[static_cast<uint32_t>(DType::Q3_K)] = gemv<Q3_K>;
-  table[static_cast<uint32_t>(DType::Q4_K)] = gemv<Q4_K>;
-  table[static_cast<uint32_t>(DType::Q5_K)] = gemv<Q5_K>;
-  table[static_cast<uint32_t>(DType::Q6_K)] = gemv<Q6_K>;
-  table[static_cast<uint32_t>(DType::IQ4_NL)] = gemv<IQ4_NL>;
-  table[static_cast<uint32_t>(DType::IQ4_XS)] = gemv<IQ4_XS>;
+  const auto add = [&](DType type, GemvFn gemv, WeaveFn weave) {
+    kernels->gemv[static_cast<uint32_t>(type)] = gemv;
+    kernels->weave[static_cast<uint32_t>(type)] = weave;
+  };
+  add(DType::Q4_0, gemv<Q4_0>, weave<Q4_0>);
+  add(DType::Q4_1, gemv<Q4_1>, weave<Q4_1>);
+  add(DType::Q5_0, gemv<Q5_0>, weave<Q5_0>);
+  add(DType::Q5_1, gemv<Q5_1>, weave<Q5_1>);
+  add(DType::Q8_0, gemv<Q8_0>, weave<Q8_0>);
+  add(DType::Q2_K, gemv<Q2_K>, weave<Q2_K>);
+  add(DType::Q3_K, gemv<Q3_K>, weave<Q3_K>);
+  add(DType::Q4_K, gemv<Q4_K>, weave<Q4_K>);
+  add(DType::Q5_K, gemv<Q5_K>, weave<Q5_K>);
+  add(DType::Q6_K, gemv<Q6_K>, weave<Q6_K>);
+  add(DType::IQ4_NL, gemv<IQ4_NL>, weave<IQ4_NL>);
+  add(DType::IQ4_XS, gemv<IQ4_XS>, weave<IQ4_XS>);
 }
 
 }  // namespace q35

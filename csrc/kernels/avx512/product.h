@@ -2,7 +2,7 @@
 // (gemm) meet here, so that a token's result has the same bits however many share its step.
 #pragma once
 
-#include "kernels/avx512/interleave.h"
+#include "kernels/avx512/spread.h"
 
 namespace q35 {
 namespace {

@@ -136,16 +136,15 @@ inline void put_unit(const uint8_t *const (&w)[4], int8_t *q, float *factor, flo
 }
 
 // Rows past the last repeat it: their outputs are never stored.
-inline const uint8_t *row_at(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t row) {
-  return w + (row < rows ? row : rows - 1) * row_bytes;
+inline const uint8_t *row_at(const PanelRows &from, uint32_t row) {
+  return from.w + (row < from.rows ? row : from.rows - 1) * from.row_bytes;
 }
 
 template <class D>
-void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t k,
-                  const Panel &panel) {
+void pack_decoded(const PanelRows &from, uint32_t k, const Panel &panel) {
   for (uint32_t first = 0; first < kRows; first += 4) {
     const uint8_t *at[4];
-    for (uint32_t r = 0; r < 4; r++) at[r] = row_at(w, row_bytes, rows, first + r);
+    for (uint32_t r = 0; r < 4; r++) at[r] = row_at(from, first + r);
     int8_t *q = panel.q + first * kUnitK;
     float *factor = panel.factor + first, *min = panel.min + first;
     constexpr uint32_t kN = D::kUnit == 256 ? 8 : 4;
@@ -172,16 +171,16 @@ void pack_decoded(const uint8_t *w, uint64_t row_bytes, uint32_t rows, uint32_t 
 
 // Any format, four rows at a time through its unpack function.
 // scratch: q i8 [4][k], scale f32 [4][k / 16], min f32 [4][k / 16]
-void pack_unpacked(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
-                   uint32_t k, const Panel &panel, void *scratch) {
+void pack_unpacked(const TypeTraits &type, const PanelRows &from, uint32_t k, const Panel &panel,
+                   void *scratch) {
   int8_t *q = static_cast<int8_t *>(scratch);
   float *scale = reinterpret_cast<float *>(q + 4 * static_cast<size_t>(k));
   float *min = scale + k / 4;
   const uint32_t groups = k / type.group;
   for (uint32_t first = 0; first < kRows; first += 4) {
     for (uint32_t r = 0; r < 4; r++) {
-      type.unpack(row_at(w, row_bytes, rows, first + r), q + static_cast<size_t>(r) * k,
-                  scale + r * (k / 16), min + r * (k / 16), k);
+      type.unpack(row_at(from, first + r), q + static_cast<size_t>(r) * k, scale + r * (k / 16),
+                  min + r * (k / 16), k);
       for (uint32_t i = 0; i < groups; i++) {
         float *factor = panel.factor + i * kFactorLine + first + r;
         factor[0] = scale[r * (k / 16) + i];
@@ -197,26 +196,26 @@ void pack_unpacked(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes,
   }
 }
 
-void pack_panel(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
-                uint32_t k, void *base, void *scratch) {
+void pack_panel(const TypeTraits &type, const PanelRows &from, uint32_t k, void *base,
+                void *scratch) {
   const Panel panel({k, type.group, type.has_min}, base);
   switch (type.type) {
     case DType::Q4_0:
-      return pack_decoded<Q4_0>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q4_0>(from, k, panel);
     case DType::Q8_0:
-      return pack_decoded<Q8_0>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q8_0>(from, k, panel);
     case DType::Q4_K:
-      return pack_decoded<Q4_K>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q4_K>(from, k, panel);
     case DType::Q5_K:
-      return pack_decoded<Q5_K>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q5_K>(from, k, panel);
     case DType::Q6_K:
-      return pack_decoded<Q6_K>(w, row_bytes, rows, k, panel);
+      return pack_decoded<Q6_K>(from, k, panel);
     case DType::IQ4_NL:
-      return pack_decoded<IQ4_NL>(w, row_bytes, rows, k, panel);
+      return pack_decoded<IQ4_NL>(from, k, panel);
     case DType::IQ4_XS:
-      return pack_decoded<IQ4_XS>(w, row_bytes, rows, k, panel);
+      return pack_decoded<IQ4_XS>(from, k, panel);
     default:
-      return pack_unpacked(type, w, row_bytes, rows, k, panel, scratch);
+      return pack_unpacked(type, from, k, panel, scratch);
   }
 }
 

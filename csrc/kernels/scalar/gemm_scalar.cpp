@@ -24,15 +24,14 @@ size_t pack_scratch_bytes(uint32_t) {
   return 0;
 }
 
-void pack_panel(const TypeTraits &type, const uint8_t *w, uint64_t row_bytes, uint32_t rows,
-                uint32_t k, void *panel, void *) {
+void pack_panel(const TypeTraits &type, const PanelRows &from, uint32_t k, void *panel, void *) {
   const uint32_t groups = k / type.group;
   int8_t *q = static_cast<int8_t *>(panel);
   float *scale = reinterpret_cast<float *>(q + static_cast<size_t>(kPanelRows) * k);
   float *min = scale + static_cast<size_t>(kPanelRows) * groups;
   std::memset(panel, 0, panel_bytes({k, type.group, type.has_min}));
-  for (uint32_t r = 0; r < rows; r++) {
-    type.unpack(w + r * row_bytes, q + static_cast<size_t>(r) * k,
+  for (uint32_t r = 0; r < from.rows; r++) {
+    type.unpack(from.w + r * from.row_bytes, q + static_cast<size_t>(r) * k,
                 scale + static_cast<size_t>(r) * groups,
                 type.has_min ? min + static_cast<size_t>(r) * groups : nullptr, k);
   }
