@@ -6,12 +6,13 @@
 namespace q35 {
 
 struct CpuFeatures {
-  bool avx2;     // AVX2 + FMA + F16C + BMI2, and the operating system saves the registers
-  bool avx512;   // AVX-512 F, BW, DQ, VL, VNNI, VBMI
-  bool bf16;     // AVX512_BF16
-  bool neon;     // AArch64 baseline
-  bool dotprod;  // sdot
-  bool i8mm;     // smmla, and dotprod
+  bool avx2;      // AVX2 + FMA + F16C + BMI2, and the operating system saves the registers
+  bool avx_vnni;  // and the dot product of bytes in 256 bits
+  bool avx512;    // AVX-512 F, BW, DQ, VL, VNNI, VBMI
+  bool bf16;      // AVX512_BF16
+  bool neon;      // AArch64 baseline
+  bool dotprod;   // sdot
+  bool i8mm;      // smmla, and dotprod
 };
 
 CpuFeatures cpu_features();

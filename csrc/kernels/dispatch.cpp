@@ -10,6 +10,8 @@ const char *isa_name(Isa isa) {
       return "scalar";
     case Isa::Avx2:
       return "avx2";
+    case Isa::AvxVnni:
+      return "avx_vnni";
     case Isa::Avx512:
       return "avx512";
     case Isa::Neon:
@@ -30,6 +32,12 @@ bool isa_available(Isa isa) {
     case Isa::Avx2:
 #ifdef QWEN35_HAVE_avx2
       return cpu.avx2;
+#else
+      return false;
+#endif
+    case Isa::AvxVnni:
+#ifdef QWEN35_HAVE_avx_vnni
+      return cpu.avx_vnni;
 #else
       return false;
 #endif
@@ -66,6 +74,9 @@ Kernels kernels_for(Isa isa) {
   q35_init_scalar(&table);
 #ifdef QWEN35_HAVE_avx2
   if (isa == Isa::Avx2 || isa == Isa::Avx512) q35_init_avx2(&table);
+#endif
+#ifdef QWEN35_HAVE_avx_vnni
+  if (isa == Isa::AvxVnni) q35_init_avx_vnni(&table);
 #endif
 #ifdef QWEN35_HAVE_avx512
   if (isa == Isa::Avx512) q35_init_avx512(&table);

@@ -193,7 +193,7 @@ constexpr int8_t kNormal16[16] = {-127, -96, -75, -58, -44, -31, -18, -6,
                                   6,    18,  31,  44,  58,  75,  96,  127};
 
 // CPU tiers, weakest first.
-enum class Isa { Scalar, Avx2, Avx512, Neon, NeonDotprod, NeonI8mm };
+enum class Isa { Scalar, Avx2, AvxVnni, Avx512, Neon, NeonDotprod, NeonI8mm };
 
 const char *isa_name(Isa isa);
 // True when this build has the tier and this CPU can run it.
@@ -204,6 +204,7 @@ Kernels kernels_for(Isa isa);
 // Overlays; defined in the ISA folders, called by kernels_for only.
 void q35_init_scalar(Kernels *kernels);
 void q35_init_avx2(Kernels *kernels);
+void q35_init_avx_vnni(Kernels *kernels);
 void q35_init_avx512(Kernels *kernels);
 void q35_init_neon(Kernels *kernels);
 void q35_init_neon_dotprod(Kernels *kernels);

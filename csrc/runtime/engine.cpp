@@ -10,7 +10,7 @@ namespace q35 {
 namespace {
 
 // Weakest first; x86 and AArch64 never meet in one build.
-constexpr Isa kTiers[] = {Isa::Scalar, Isa::Avx2,        Isa::Avx512,
+constexpr Isa kTiers[] = {Isa::Scalar, Isa::Avx2,        Isa::AvxVnni, Isa::Avx512,
                           Isa::Neon,   Isa::NeonDotprod, Isa::NeonI8mm};
 
 Status build_tokenizer(const gguf::File &file, Tokenizer *out) {
@@ -69,9 +69,10 @@ Status choose_isa(Isa *out) {
       *out = isa;
       return kOk;
     }
-    return fail(QWEN35_ERROR_CPU,
-                "QWEN35_ISA=%s: expected scalar, avx2, avx512, neon, neon_dotprod or neon_i8mm",
-                limit);
+    return fail(
+        QWEN35_ERROR_CPU,
+        "QWEN35_ISA=%s: expected scalar, avx2, avx_vnni, avx512, neon, neon_dotprod or neon_i8mm",
+        limit);
   }
   for (const Isa isa : kTiers) {
     if (isa_available(isa)) best = isa;

@@ -11,8 +11,8 @@ int main(int argc, char **argv) {
   if (argc > 1 && std::strcmp(argv[1], "--bench") == 0) return run_bench(argc > 2 ? argv[2] : "");
   const Kernels scalar = kernels_for(Isa::Scalar);
   int failures = 0;
-  for (const Isa isa :
-       {Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm}) {
+  for (const Isa isa : {Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Neon,
+                        Isa::NeonDotprod, Isa::NeonI8mm}) {
     if (!isa_available(isa)) continue;
     const Kernels kernels = kernels_for(isa);
     Report report = {isa_name(isa)};

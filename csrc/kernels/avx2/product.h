@@ -1,16 +1,18 @@
-// The integer product on AVX2: 16 interleaved rows (interleave.h) by up to six tokens. Few tokens
-// and many meet here, so that a token's result has the same bits however many share its step.
+// The integer product on AVX2, with or without VNNI: 16 rows side by side (spread.h) by up to six
+// tokens. Few tokens and many meet here, so that a token's result has the same bits however many
+// share its step.
 #pragma once
 
-#include "kernels/avx2/interleave.h"
+#include "kernels/avx2/spread.h"
 
 namespace q35 {
 namespace {
 
 // How many unsigned bytes times +-127 a 16-bit lane can sum, in pairs: 8 (bytes up to 15), 4 (up to
-// 31), 2 (up to 63), or 0 for signed bytes of full range.
+// 31), 2 (up to 63), or 0 for signed bytes of full range. VNNI sums in 32 bits: 8 stands for all.
 template <class D>
-constexpr uint32_t kRunOf = D::kSigned      ? 0
+constexpr uint32_t kRunOf = kVnni           ? 8
+                            : D::kSigned    ? 0
                             : D::kMax <= 15 ? 8
                             : D::kMax <= 31 ? 4
                                             : 2;
@@ -47,6 +49,23 @@ inline void pair_sums(const uint8_t *q, const int8_t *const (&x)[kC], uint32_t a
   }
 }
 
+#ifdef __AVXVNNI__
+// dot: the integer products of kGroup values, unbiased.
+template <uint32_t kRun, uint32_t kGroup, uint32_t kC, uint32_t kStep>
+inline void dots(const uint8_t *q, const int8_t *const (&x)[kC], __m256i (&dot)[2][kC]) {
+  for (uint32_t t = 0; t < kC; t++) dot[0][t] = dot[1][t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < kGroup / 4; i++) {
+    const __m256i w0 = load32(q + i * kRows * 4), w1 = load32(q + i * kRows * 4 + 32);
+#pragma GCC unroll 4
+    for (uint32_t t = 0; t < kC; t++) {
+      const __m256i xt = _mm256_set1_epi32(static_cast<int>(load_u32(x[t] + i * kStep)));
+      dot[0][t] = _mm256_dpbusd_avx_epi32(dot[0][t], w0, xt);
+      dot[1][t] = _mm256_dpbusd_avx_epi32(dot[1][t], w1, xt);
+    }
+  }
+}
+#else
 // dot: the integer products of kGroup values, unbiased.
 template <uint32_t kRun, uint32_t kGroup, uint32_t kC, uint32_t kStep>
 inline void dots(const uint8_t *q, const int8_t *const (&x)[kC], __m256i (&dot)[2][kC]) {
@@ -67,6 +86,7 @@ inline void dots(const uint8_t *q, const int8_t *const (&x)[kC], __m256i (&dot)[
     }
   }
 }
+#endif
 
 // What the tokens bring to a group of values, read where it is used: registers are scarce.
 template <uint32_t kC>

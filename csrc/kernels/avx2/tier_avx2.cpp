@@ -1,5 +1,6 @@
-// The avx2 tier: entry point, and the kernels shared by every vector tier compiled for it.
-#include "kernels/avx2/tier_avx2.h"
+// The avx2 tier: AVX2 without a dot product of bytes.
+#include "kernels/avx2/gemm.h"
+#include "kernels/avx2/gemv.h"
 #include "kernels/vector/gemm_f32.h"
 #include "kernels/vector/ops.h"
 
@@ -11,8 +12,8 @@ void q35_init_avx2(Kernels *kernels) {
   kernels->same_many = true;
   fill_ops(kernels);
   fill_gemm_f32(kernels);
-  q35_init_gemv_avx2(kernels);
-  q35_init_gemm_avx2(kernels);
+  fill_gemv(kernels);
+  fill_gemm_q8(kernels);
 }
 
 }  // namespace q35

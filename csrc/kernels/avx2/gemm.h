@@ -1,10 +1,12 @@
-// Integer products for many tokens on AVX2.
+// Integer products for many tokens on AVX2, with or without VNNI.
 //
 // Panel of 16 rows: header of 64 bytes, q [k / 4][16][4] bytes, scale f32 [k / group][16], min the
 // same. The header says how the bytes enter the 16-bit products. Tile of 4 tokens: x i8
 // [k / 4][4][4], then per token: d, sums s of 32 and of 16 values, sums of the integers of both.
+#pragma once
+
 #include "kernels/avx2/product.h"
-#include "kernels/avx2/tier_avx2.h"
+#include "kernels/kernels.h"
 
 namespace q35 {
 namespace {
@@ -59,27 +61,23 @@ template <class D>
 void pack_decoded(const PanelRows &from, uint32_t k, Panel panel) {
   panel.header->run = kRunOf<D>;
   panel.header->bias = D::kBias;
-  for (uint32_t half = 0; half < kRows; half += 8) {
-    const uint8_t *at[8];
-    for (uint32_t r = 0; r < 8; r++) {
-      // Missing rows repeat the last: their outputs are never stored.
-      const uint32_t row = half + r < from.rows ? half + r : from.rows - 1;
-      at[r] = from.w + row * from.row_bytes;
-    }
-    uint8_t *q = panel.q + half * 4;
-    float *scale = panel.scale + half, *min = panel.min + half;
-    for (uint32_t i = 0; i < k; i += kStep<D>) {
-      const uint32_t n = k - i < kStep<D> ? k - i : kStep<D>;
-      for (uint32_t first = 0; first < n; first += kPart<D>) {
-        const uint32_t part = n - first < kPart<D> ? n - first : kPart<D>;
-        interleave<D>(at, first, part, q + first * kRows);
-      }
-      interleave_scales<D>(at, n, scale, min);
-      for (uint32_t r = 0; r < 8; r++) at[r] += kStep<D> / D::kUnit * D::kBytes;
-      q += kStep<D> * kRows;
-      scale += kStep<D> / D::kGroup * kRows;
-      min += kStep<D> / D::kGroup * kRows;
-    }
+  if (from.woven && from.rows >= kRows) {
+    spread<D>(from.w, k, panel.q, panel.scale, panel.min);
+    return;
+  }
+  const uint8_t *at[kRows];
+  for (uint32_t r = 0; r < kRows; r++) {
+    // Missing rows repeat the last: their outputs are never stored.
+    at[r] = from.w + (r < from.rows ? r : from.rows - 1) * from.row_bytes;
+  }
+  alignas(64) uint8_t tile[kRows * D::kBlockBytes];
+  Ahead ahead = {at[0] + kRows * from.row_bytes};
+  constexpr uint32_t kGroups = D::kBlock / D::kGroup;
+  for (uint32_t i = 0; i < k / D::kBlock; i++) {
+    weave_block<D>(at, &ahead, tile);
+    for (const uint8_t *&p : at) p += D::kBlockBytes;
+    spread<D>(tile, D::kBlock, panel.q + i * D::kBlock * kRows, panel.scale + i * kGroups * kRows,
+              panel.min + i * kGroups * kRows);
   }
 }
 
@@ -91,13 +89,16 @@ void pack_unpacked(const TypeTraits &type, const PanelRows &from, uint32_t k, Pa
   float *scale = reinterpret_cast<float *>(q + k / 4);
   float *min = scale + k / 16;
   // Bytes of formats with a minimum are unsigned and have at most 5 bits.
-  panel.header->run = type.has_min ? 4 : 0;
-  panel.header->bias = 0;
+  const bool flip = kVnni && !type.has_min;
+  panel.header->run = kVnni ? 8 : type.has_min ? 4 : 0;
+  panel.header->bias = flip ? 128 : 0;
   uint32_t *out = reinterpret_cast<uint32_t *>(panel.q);
   for (uint32_t r = 0; r < kRows; r++) {
     const uint32_t row = r < from.rows ? r : from.rows - 1;
     type.unpack(from.w + row * from.row_bytes, reinterpret_cast<int8_t *>(q), scale, min, k);
-    for (uint32_t i = 0; i < k / 4; i++) out[i * kRows + r] = q[i];
+    for (uint32_t i = 0; i < k / 4; i++) {
+      out[i * kRows + r] = flip ? q[i] ^ 0x80808080u : q[i];
+    }
     for (uint32_t i = 0; i < k / type.group; i++) panel.scale[i * kRows + r] = scale[i];
     if (!type.has_min) continue;
     for (uint32_t i = 0; i < k / type.group; i++) panel.min[i * kRows + r] = min[i];
@@ -114,10 +115,18 @@ void pack_panel(const TypeTraits &type, const PanelRows &from, uint32_t k, void 
   switch (type.type) {
     case DType::Q4_0:
       return pack_decoded<Q4_0>(from, k, panel);
+    case DType::Q4_1:
+      return pack_decoded<Q4_1>(from, k, panel);
     case DType::Q5_0:
       return pack_decoded<Q5_0>(from, k, panel);
+    case DType::Q5_1:
+      return pack_decoded<Q5_1>(from, k, panel);
     case DType::Q8_0:
       return pack_decoded<Q8_0>(from, k, panel);
+    case DType::Q2_K:
+      return pack_decoded<Q2_K>(from, k, panel);
+    case DType::Q3_K:
+      return pack_decoded<Q3_K>(from, k, panel);
     case DType::Q4_K:
       return pack_decoded<Q4_K>(from, k, panel);
     case DType::Q5_K:
@@ -209,7 +218,7 @@ void gemm_q8(const PanelShape &shape, const void *panel_base, const void *tile_b
   const Panel panel(shape, const_cast<void *>(panel_base));
   const Tile tile(shape.k, const_cast<void *>(tile_base));
   alignas(32) float sum[kTokens][kRows] = {};
-  if (panel.header->run == 8) {
+  if (kVnni || panel.header->run == 8) {
     product_of<8>(shape, panel, tile, sum);
   } else if (panel.header->run == 4) {
     product_of<4>(shape, panel, tile, sum);
@@ -223,26 +232,34 @@ void gemm_q8(const PanelShape &shape, const void *panel_base, const void *tile_b
   }
 }
 
+#ifdef __AVXVNNI__
+inline __m256i peak_step(__m256i sum, __m256i a) {
+  return _mm256_dpbusd_avx_epi32(sum, a, _mm256_set1_epi8(3));
+}
+#else
+inline __m256i peak_step(__m256i sum, __m256i a) {
+  const __m256i pairs = _mm256_maddubs_epi16(a, sum);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+
 uint64_t int8_peak_loop(uint64_t iterations) {
-  constexpr int kChains = 8;
+  constexpr int kChains = kVnni ? 12 : 8;  // hide the latency of the instruction
   __m256i sum[kChains];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int i = 0; i < kChains; i++) sum[i] = _mm256_set1_epi32(i);
-  const __m256i a = _mm256_set1_epi32(static_cast<int>(iterations)), ones = _mm256_set1_epi16(1);
+  const __m256i a = _mm256_set1_epi32(static_cast<int>(iterations));
   for (uint64_t n = 0; n < iterations; n++) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int i = 0; i < kChains; i++) {
-      __m256i pairs = _mm256_maddubs_epi16(a, sum[i]);
-      sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, ones));
+      sum[i] = peak_step(sum[i], a);
       __asm__ volatile("" : "+x"(sum[i]));  // keeps the product in the loop
     }
   }
   return iterations * kChains * 32;
 }
 
-}  // namespace
-
-void q35_init_gemm_avx2(Kernels *kernels) {
+void fill_gemm_q8(Kernels *kernels) {
   kernels->panel_rows = kRows;
   kernels->tile_tokens = kTokens;
   kernels->panel_bytes = panel_bytes;
@@ -254,4 +271,5 @@ void q35_init_gemm_avx2(Kernels *kernels) {
   kernels->int8_peak_loop = int8_peak_loop;
 }
 
+}  // namespace
 }  // namespace q35

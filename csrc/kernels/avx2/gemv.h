@@ -1,0 +1,195 @@
+// Integer products for few tokens on AVX2: 256 values of 16 rows are decoded at a time, in the
+// first-level cache, and met with up to four tokens at once. Decoding is paid once for all tokens,
+// and the arithmetic is that of the panels (product.h). The other formats go through panels.
+#pragma once
+
+#include "kernels/avx2/product.h"
+#include "kernels/kernels.h"
+
+namespace q35 {
+namespace {
+
+// 256 values of 16 rows, decoded.
+struct Slab {
+  alignas(64) uint8_t q[256 * kRows];
+  alignas(64) float scale[16 * kRows], min[16 * kRows];
+};
+
+struct Token {
+  const int8_t *q;
+  const float *d, *s;
+};
+
+// Sums of each 16 of n <= 32 * kCount values, kCount 4 or 8, as 16-bit lanes: lane i of the low
+// half belongs to values 32i .. 32i + 15, of the high half to the 16 after them.
+template <uint32_t kCount>
+inline __m256i sums_of_16(const int8_t *q, uint32_t n) {
+  __m256i a[kCount];  // sums of pairs
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < kCount; i++) {
+    a[i] = 32 * i < n ? _mm256_maddubs_epi16(_mm256_set1_epi8(1), load32(q + 32 * i))
+                      : _mm256_setzero_si256();
+  }
+#pragma GCC unroll 3
+  for (uint32_t width = kCount; width > 1; width /= 2) {
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < width / 2; i++) a[i] = _mm256_hadd_epi16(a[2 * i], a[2 * i + 1]);
+  }
+  return kCount == 4 ? _mm256_hadd_epi16(a[0], a[0]) : a[0];
+}
+
+// start: kBias * (sum of the integers) of each kGroup of n values, n <= 256.
+template <class D>
+inline void group_starts(const int8_t *q, uint32_t n, int32_t *start) {
+  const __m256i sums = n <= 128 ? sums_of_16<4>(q, n) : sums_of_16<8>(q, n);
+  const __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
+  const __m256i second = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
+  const __m256i bias = _mm256_set1_epi32(D::kBias);
+  if constexpr (D::kGroup == 32) {
+    const __m256i both = _mm256_mullo_epi32(_mm256_add_epi32(first, second), bias);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(start), both);
+  } else {
+    const __m256i x = _mm256_mullo_epi32(first, bias), y = _mm256_mullo_epi32(second, bias);
+    const __m256i low = _mm256_unpacklo_epi32(x, y), high = _mm256_unpackhi_epi32(x, y);
+    __m256i *out = reinterpret_cast<__m256i *>(start);
+    _mm256_storeu_si256(out, _mm256_permute2x128_si256(low, high, 0x20));
+    _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(low, high, 0x31));
+  }
+}
+
+// sum[t] += the products of n values of the slab's rows and kC tokens. lines: to ask for with each
+// 32 values
+template <class D, uint32_t kC>
+void add_slab(const Slab &slab, const Token *token, uint32_t n, Ahead *ahead, uint32_t lines,
+              float (*sum)[kRows]) {
+  constexpr uint32_t kGroup = D::kGroup, kParts = 32 / kGroup;
+  int32_t start[kC][16];
+  const int8_t *x[kC];
+  for (uint32_t c = 0; c < kC; c++) {
+    x[c] = token[c].q;
+    if constexpr (D::kBias != 0) group_starts<D>(x[c], n, start[c]);
+  }
+  for (uint32_t g = 0; g < n / kGroup; g++) {
+    if (g % kParts == 0) {
+      for (uint32_t i = 0; i < lines; i++) ahead->ask();
+    }
+    GroupOf<kC> group;
+    for (uint32_t c = 0; c < kC; c++) {
+      group.d[c] = token[c].d + g / kParts;
+      group.start[c] = start[c] + g;
+      group.s[c] = token[c].s + g * (kGroup / 16);
+    }
+    add_group<kRunOf<D>, kGroup, D::kHasMin, kGroup == 32, kC, 4>(
+        slab.q + g * kGroup * kRows, slab.scale + g * kRows, slab.min + g * kRows, x, group, sum);
+    for (uint32_t c = 0; c < kC; c++) x[c] += kGroup;
+  }
+}
+
+// The tokens in one part, or two of like size: four fit the registers.
+template <class D>
+inline void add_columns(const Slab &slab, const Token *token, uint32_t n_cols, uint32_t n,
+                        Ahead *ahead, uint32_t lines, float (*sum)[kRows]) {
+  for (uint32_t width; n_cols != 0; n_cols -= width, token += width, sum += width, lines = 0) {
+    width = n_cols <= 4 ? n_cols : (n_cols + 1) / 2;
+    if (width == 4) {
+      add_slab<D, 4>(slab, token, n, ahead, lines, sum);
+    } else if (width == 3) {
+      add_slab<D, 3>(slab, token, n, ahead, lines, sum);
+    } else if (width == 2) {
+      add_slab<D, 2>(slab, token, n, ahead, lines, sum);
+    } else {
+      add_slab<D, 1>(slab, token, n, ahead, lines, sum);
+    }
+  }
+}
+
+// How far ahead of the tiles at work memory is asked for.
+constexpr uint32_t kAheadBytes = 4096;
+
+// Up to 16 rows from `row` on by all tokens; missing rows repeat the last and are not stored.
+template <class D>
+void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
+  const uint8_t *w[kRows];
+  for (uint32_t r = 0; r < kRows; r++) {
+    w[r] = g.w + (row + (r < rows ? r : rows - 1)) * g.row_bytes;
+  }
+  const bool woven = g.woven && rows >= kRows;
+  const uint8_t *tiles = w[0];
+  Token token[kGemvMaxCols];
+  for (uint32_t c = 0; c < g.n_cols; c++) {
+    const uint64_t first = static_cast<uint64_t>(c) * g.k;
+    token[c] = {g.act.q + first, g.act.d + first / kActGroup, g.act.s + first / 16};
+  }
+  alignas(32) float sum[kGemvMaxCols][kRows] = {};
+  alignas(64) uint8_t own_tiles[kRows * D::kBytes];
+  Slab slab;
+  // Woven tiles are one stream. Rows are 16 short ones that the hardware prefetchers give up on, so
+  // the next 16 are asked for: most lines while rows are woven, the rest between the products.
+  const uint8_t *next = w[0] + (woven ? kAheadBytes : kRows * g.row_bytes);
+  for (uint32_t k = 0; k < g.k; k += 256) {
+    const uint32_t n = g.k - k < 256 ? g.k - k : 256, n_blocks = n / D::kBlock;
+    Ahead ahead = {next};
+    if (!woven) {
+      for (uint32_t i = 0; i < n_blocks; i++) {
+        weave_block<D>(w, &ahead, own_tiles + i * kRows * D::kBlockBytes);
+        for (const uint8_t *&p : w) p += D::kBlockBytes;
+      }
+    }
+    spread<D>(woven ? tiles : own_tiles, n, slab.q, slab.scale, slab.min);
+    tiles += n_blocks * kRows * D::kBlockBytes;
+    next += n_blocks * kRows * D::kBlockBytes;
+    const uint32_t lines =
+        next > ahead.p ? (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8 : 0;
+    add_columns<D>(slab, token, g.n_cols, n, &ahead, lines, sum);
+    for (uint32_t c = 0; c < g.n_cols; c++) {
+      token[c].q += 256;
+      token[c].d += 256 / kActGroup;
+      token[c].s += 16;
+    }
+  }
+  for (uint32_t c = 0; c < g.n_cols; c++) {
+    float *y = g.y + c * g.y_stride + row;
+    if (rows >= kRows) {
+      _mm256_storeu_ps(y, _mm256_load_ps(sum[c]));
+      _mm256_storeu_ps(y + 8, _mm256_load_ps(sum[c] + 8));
+    } else {
+      for (uint32_t r = 0; r < rows; r++) y[r] = sum[c][r];
+    }
+  }
+}
+
+template <class D>
+void gemv(const GemvArgs &g) {
+  for (uint32_t row = 0; row < g.rows; row += kRows) gemv_rows<D>(g, row, g.rows - row);
+}
+
+constexpr bool is_float(uint32_t type) {
+  return type == static_cast<uint32_t>(DType::F32) || type == static_cast<uint32_t>(DType::F16) ||
+         type == static_cast<uint32_t>(DType::BF16);
+}
+
+void fill_gemv(Kernels *kernels) {
+  for (uint32_t type = 0; type < 32; type++) {
+    // Panels of this tier are faster than the scalar product.
+    if (!is_float(type)) kernels->gemv[type] = nullptr;
+  }
+  const auto add = [&](DType type, GemvFn gemv, WeaveFn weave) {
+    kernels->gemv[static_cast<uint32_t>(type)] = gemv;
+    kernels->weave[static_cast<uint32_t>(type)] = weave;
+  };
+  add(DType::Q4_0, gemv<Q4_0>, weave<Q4_0>);
+  add(DType::Q4_1, gemv<Q4_1>, weave<Q4_1>);
+  add(DType::Q5_0, gemv<Q5_0>, weave<Q5_0>);
+  add(DType::Q5_1, gemv<Q5_1>, weave<Q5_1>);
+  add(DType::Q8_0, gemv<Q8_0>, weave<Q8_0>);
+  add(DType::Q2_K, gemv<Q2_K>, weave<Q2_K>);
+  add(DType::Q3_K, gemv<Q3_K>, weave<Q3_K>);
+  add(DType::Q4_K, gemv<Q4_K>, weave<Q4_K>);
+  add(DType::Q5_K, gemv<Q5_K>, weave<Q5_K>);
+  add(DType::Q6_K, gemv<Q6_K>, weave<Q6_K>);
+  add(DType::IQ4_NL, gemv<IQ4_NL>, weave<IQ4_NL>);
+  add(DType::IQ4_XS, gemv<IQ4_XS>, weave<IQ4_XS>);
+}
+
+}  // namespace
+}  // namespace q35

@@ -1,0 +1,272 @@
+// From woven tiles (quant/weave.h) to what a dot product takes: for 16 rows side by side, bytes of
+// 4 consecutive values each, so that one broadcast of 4 activations meets eight rows, and float
+// scales and minimums. Eight rows at a time.
+#pragma once
+
+#include "kernels/avx2/weave.h"
+
+namespace q35 {
+namespace {
+
+constexpr uint32_t kRows = 16;  // of a slab or panel: two vectors of 8 rows
+
+// Half the rows of a tile.
+struct HalfTile {
+  const uint8_t *p;
+  uint32_t half;
+
+  __m256i word(uint32_t i) const { return load32(p + 64 * i + 32 * half); }
+  // The halves behind the words, which end at byte `end` of a block, as floats.
+  __m256 floats(uint32_t end) const { return _mm256_cvtph_ps(load16(p + 16 * end + 16 * half)); }
+};
+
+// The lower halves of 8 words, as floats.
+inline __m256 low_floats(__m256i words) {
+  const __m256i low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+  return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+}
+
+inline __m256i and8(__m256i x, char mask) {
+  return _mm256_and_si256(x, _mm256_set1_epi8(mask));
+}
+
+inline __m256i and_or(__m256i a, char mask, __m256i b) {
+  return _mm256_or_si256(and8(a, mask), b);
+}
+
+// Bit `from` of every byte to bit `to`; other bits become anything.
+inline __m256i move_bit(__m256i x, int from, int to) {
+  return from <= to ? _mm256_slli_epi16(x, to - from) : _mm256_srli_epi16(x, from - to);
+}
+
+// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3.
+struct HalfBytes {
+  uint8_t *q;
+  void put(uint32_t u, __m256i x) const { store32(q + u * kRows * 4, x); }
+};
+
+// ---- blocks of 32 values ------------------------------------------------------------------------
+
+// first: word of the nibbles
+template <class D>
+inline void spread_halves(HalfTile tile, uint32_t first, HalfBytes out) {
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < 4; i++) {
+    const __m256i x = tile.word(first + i);
+    out.put(i, D::finish(and8(x, 15)));
+    out.put(4 + i, D::finish(and8(_mm256_srli_epi16(x, 4), 15)));
+  }
+}
+
+template <class D>
+inline void spread_fifths(HalfTile tile, HalfBytes out) {
+  constexpr uint32_t kFirst = D::kHasMin ? 1 : 0;  // behind d and m
+  const __m256i bits = tile.word(kFirst), four = _mm256_set1_epi32(15);
+  const __m256i factor = _mm256_set1_epi32(0x02040810);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    // Bits 4i .. 4i + 3 of a row's word, each as bit 4 of a byte.
+    const __m256i some = _mm256_and_si256(_mm256_srli_epi32(bits, 4 * i), four);
+    const __m256i high = _mm256_mullo_epi32(some, factor);
+    const __m256i x = tile.word(kFirst + 1 + static_cast<uint32_t>(i % 4));
+    const __m256i low = and8(i < 4 ? x : _mm256_srli_epi16(x, 4), 15);
+    out.put(static_cast<uint32_t>(i), and_or(high, 16, low));
+  }
+}
+
+template <class D>
+inline void block_scale(HalfTile tile, float *scale, float *min) {
+  if constexpr (D::kHasMin) {
+    _mm256_storeu_ps(scale, low_floats(tile.word(0)));
+    const __m256 m = low_floats(_mm256_srli_epi32(tile.word(0), 16));
+    _mm256_storeu_ps(min, _mm256_sub_ps(_mm256_setzero_ps(), m));
+  } else {
+    _mm256_storeu_ps(scale, tile.floats(D::kBlockBytes - 2));
+  }
+}
+
+// ---- blocks of 256 values -----------------------------------------------------------------------
+
+template <class D>
+inline void spread_pairs(HalfTile tile, HalfBytes out) {
+  constexpr uint32_t kFirst = offsetof(typename D::Type, qs) / 4;
+#pragma GCC unroll 4
+  for (uint32_t j = 0; j < 4; j++) {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; i++) {
+      const __m256i x = tile.word(kFirst + 8 * j + i);
+      __m256i low = and8(x, 15), high = and8(_mm256_srli_epi16(x, 4), 15);
+      if constexpr (D::kExtraBit) {
+        const __m256i bits = tile.word(offsetof(BlockQ5_K, qh) / 4 + i);
+        low = and_or(move_bit(bits, static_cast<int>(2 * j), 4), 16, low);
+        high = and_or(move_bit(bits, static_cast<int>(2 * j + 1), 4), 16, high);
+      }
+      out.put(16 * j + i, low);
+      out.put(16 * j + 8 + i, high);
+    }
+  }
+}
+
+inline void spread_quads(HalfTile tile, HalfBytes out) {
+#pragma GCC unroll 2
+  for (uint32_t half = 0; half < 2; half++) {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; i++) {
+      const __m256i a = tile.word(16 * half + i), b = tile.word(16 * half + 8 + i);
+      const __m256i h = tile.word(offsetof(BlockQ6_K, qh) / 4 + 8 * half + i);
+      const uint32_t u = 32 * half + i;
+      out.put(u, and_or(_mm256_slli_epi16(h, 4), 48, and8(a, 15)));
+      out.put(u + 8, and_or(_mm256_slli_epi16(h, 2), 48, and8(b, 15)));
+      out.put(u + 16, and_or(h, 48, and8(_mm256_srli_epi16(a, 4), 15)));
+      out.put(u + 24, and_or(_mm256_srli_epi16(h, 2), 48, and8(_mm256_srli_epi16(b, 4), 15)));
+    }
+  }
+}
+
+template <class D>
+inline void spread_planes(HalfTile tile, HalfBytes out) {
+#pragma GCC unroll 2
+  for (uint32_t half = 0; half < 2; half++) {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; i++) {
+      const __m256i x = tile.word(offsetof(typename D::Type, qs) / 4 + 8 * half + i);
+#pragma GCC unroll 4
+      for (uint32_t j = 0; j < 4; j++) {
+        __m256i q = and8(_mm256_srli_epi16(x, static_cast<int>(2 * j)), 3);
+        if constexpr (D::kExtraBit) {
+          const __m256i bits = tile.word(offsetof(BlockQ3_K, hmask) / 4 + i);
+          q = and_or(move_bit(bits, static_cast<int>(4 * half + j), 2), 4, q);
+        }
+        out.put(32 * half + 8 * j + i, q);
+      }
+    }
+  }
+}
+
+// Byte b of every word, as floats.
+template <bool kSigned>
+inline __m256 byte_floats(__m256i word, int b) {
+  const __m256i up = _mm256_slli_epi32(word, 24 - 8 * b);
+  return _mm256_cvtepi32_ps(kSigned ? _mm256_srai_epi32(up, 24) : _mm256_srli_epi32(up, 24));
+}
+
+// Four scales a word, times d.
+template <bool kSigned, int kWords>
+inline void byte_scales(const __m256i (&word)[kWords], __m256 d, float *scale) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 4 * kWords; i++) {
+    const __m256 s = byte_floats<kSigned>(word[i / 4], i % 4);
+    _mm256_storeu_ps(scale + i * static_cast<int>(kRows), _mm256_mul_ps(s, d));
+  }
+}
+
+// The 6-bit scales and minimums of Q4_K and Q5_K (layout: unpack_scales_k4).
+inline void pair_scales(HalfTile tile, float *scale, float *min) {
+  const __m256i d = tile.word(0), a = tile.word(1), b = tile.word(2), c = tile.word(3);
+  const __m256i s[2] = {and8(a, 63), and_or(_mm256_srli_epi16(a, 2), 48, and8(c, 15))};
+  const __m256i m[2] = {and8(b, 63),
+                        and_or(_mm256_srli_epi16(b, 2), 48, and8(_mm256_srli_epi16(c, 4), 15))};
+  byte_scales<false>(s, low_floats(d), scale);
+  byte_scales<false>(m, low_floats(_mm256_srli_epi32(d, 16)), min);
+}
+
+inline void q2_scales(HalfTile tile, float *scale, float *min) {
+  __m256i low[4], high[4];
+  for (uint32_t i = 0; i < 4; i++) {
+    low[i] = and8(tile.word(i), 15);
+    high[i] = and8(_mm256_srli_epi16(tile.word(i), 4), 15);
+  }
+  const __m256i d = tile.word(offsetof(BlockQ2_K, d) / 4);
+  byte_scales<false>(low, low_floats(d), scale);
+  byte_scales<false>(high, low_floats(_mm256_srli_epi32(d, 16)), min);
+}
+
+// Layout: unpack_scales_q3.
+inline void q3_scales(HalfTile tile, float *scale) {
+  constexpr uint32_t kFirst = offsetof(BlockQ3_K, scales) / 4;
+  const __m256i top = tile.word(kFirst + 2);
+  __m256i s[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const __m256i word = tile.word(kFirst + static_cast<uint32_t>(i % 2));
+    const __m256i low = and8(_mm256_srli_epi16(word, i / 2 * 4), 15);
+    s[i] = _mm256_sub_epi8(and_or(move_bit(top, 2 * i, 4), 48, low), _mm256_set1_epi8(32));
+  }
+  byte_scales<true>(s, tile.floats(offsetof(BlockQ3_K, d)), scale);
+}
+
+inline void q6_scales(HalfTile tile, float *scale) {
+  constexpr uint32_t kFirst = offsetof(BlockQ6_K, scales) / 4;
+  const __m256i s[4] = {tile.word(kFirst), tile.word(kFirst + 1), tile.word(kFirst + 2),
+                        tile.word(kFirst + 3)};
+  byte_scales<true>(s, tile.floats(offsetof(BlockQ6_K, d)), scale);
+}
+
+// Nibbles of scales_l and bit pairs of scales_h make scales of 6 bits, stored with an offset of 32.
+inline void iq4_xs_scales(HalfTile tile, float *scale) {
+  const __m256i d_h = tile.word(0), l = tile.word(1);
+  const __m256 d = low_floats(d_h);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const __m256i low = _mm256_and_si256(_mm256_srli_epi32(l, 4 * i), _mm256_set1_epi32(15));
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi32(d_h, 16 + 2 * i), _mm256_set1_epi32(3));
+    const __m256i s =
+        _mm256_sub_epi32(_mm256_or_si256(low, _mm256_slli_epi32(high, 4)), _mm256_set1_epi32(32));
+    _mm256_storeu_ps(scale + i * static_cast<int>(kRows), _mm256_mul_ps(_mm256_cvtepi32_ps(s), d));
+  }
+}
+
+// ---- any format ---------------------------------------------------------------------------------
+
+template <class D>
+inline void spread_half(HalfTile tile, HalfBytes out, float *scale, float *min) {
+  if constexpr (D::kBlock == 32) {
+    block_scale<D>(tile, scale, min);
+    if constexpr (D::kPacking == Packing::Bytes) {
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < 8; i++) out.put(i, D::finish(tile.word(i)));
+    } else if constexpr (D::kPacking == Packing::Halves) {
+      spread_halves<D>(tile, D::kHasMin ? 1 : 0, out);
+    } else {
+      spread_fifths<D>(tile, out);
+    }
+  } else if constexpr (D::kPacking == Packing::Pairs) {
+    pair_scales(tile, scale, min);
+    spread_pairs<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Quads) {
+    q6_scales(tile, scale);
+    spread_quads(tile, out);
+  } else if constexpr (D::kPacking == Packing::Halves) {
+    iq4_xs_scales(tile, scale);
+    for (uint32_t i = 0; i < 8; i++) {
+      spread_halves<D>(tile, offsetof(BlockIQ4_XS, qs) / 4 + 4 * i,
+                       HalfBytes{out.q + 32 * kRows * i});
+    }
+  } else {
+    if constexpr (D::kHasMin) {
+      q2_scales(tile, scale, min);
+    } else {
+      q3_scales(tile, scale);
+    }
+    spread_planes<D>(tile, out);
+  }
+}
+
+// n <= 256 values, a multiple of the block. q: [n / 4][kRows][4]; scale, min: [n / group][kRows]
+template <class D>
+inline void spread(const uint8_t *tiles, uint32_t n, uint8_t *q, float *scale, float *min) {
+  for (uint32_t i = 0; i < n / D::kBlock; i++) {
+    for (uint32_t half = 0; half < 2; half++) {
+      spread_half<D>({tiles, half}, {q + 32 * half}, scale + 8 * half, min + 8 * half);
+    }
+    constexpr uint32_t kGroups = D::kBlock / D::kGroup;
+    tiles += kRows * D::kBlockBytes;
+    q += D::kBlock * kRows;
+    scale += kGroups * kRows;
+    min += kGroups * kRows;
+  }
+}
+
+}  // namespace
+}  // namespace q35
