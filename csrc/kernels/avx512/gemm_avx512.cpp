@@ -200,6 +200,12 @@ inline __m512i token_word(const int8_t *x, uint32_t i, uint32_t t) {
   return _mm512_set1_epi32(static_cast<int>(load_u32(x + (i * kTokens + t) * 4)));
 }
 
+// The sums are in memory, and the compiler is kept from holding them in registers as well.
+inline float *in_memory(float *p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
 // dot = start + the integer products of 32 values. start: [kT] or null for zero.
 template <uint32_t kT>
 inline void dot_steps(const uint8_t *q, const int8_t *x, const int32_t *start,
@@ -228,12 +234,18 @@ void product_32(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[k
     dot_steps<kT>(panel.q + static_cast<size_t>(g) * 32 * kRows,
                   tile.x + static_cast<size_t>(g) * 32 * kTokens,
                   kMin ? nullptr : tile.start32 + g * kTokens, dot);
-    const float *scale = panel.scale + g * kRows, *min = panel.min + g * kRows;
-    for (uint32_t v = 0; v < 32; v += 16) {
-      for (uint32_t t = 0; t < kT; t++) {
-        const __m512 total = _mm512_load_ps(sum[t] + v);
-        _mm512_store_ps(sum[t] + v,
-                        add_32<kMin>(total, dot[v / 16][t], scale + v, min + v, d[t], s[t]));
+    __m512 scale[2], min[2];
+    load_pair<true, 16>(panel.scale + g * kRows, scale);
+    load_pair<kMin, 16>(panel.min + g * kRows, min);
+    float *out = in_memory(sum[0]);
+#pragma GCC unroll 12
+    for (uint32_t t = 0; t < kT; t++, out += kRows) {
+      const __m512 dt = _mm512_set1_ps(d[t]);
+      const __m512 st = kMin ? _mm512_set1_ps(s[t]) : _mm512_setzero_ps();
+#pragma GCC unroll 2
+      for (uint32_t v = 0; v < 2; v++) {
+        const __m512 total = _mm512_load_ps(out + 16 * v);
+        _mm512_store_ps(out + 16 * v, add_32<kMin>(total, dot[v][t], scale[v], min[v], dt, st));
       }
     }
   }
@@ -264,13 +276,15 @@ void product_16(uint32_t k, const Panel &panel, const Tile &tile, float (*sum)[k
           dot[1][t] = _mm512_dpbusd_epi32(dot[1][t], w1, token_word(x, i + 4, t));
         }
       }
-      const float *scale = panel.scale + 2 * g * kRows + 16 * v;
-      const float *min = panel.min + 2 * g * kRows + 16 * v;
-      for (uint32_t t = 0; t < kT; t++) {
-        __m512 total = _mm512_load_ps(sum[t] + 16 * v);
-        total = add_16<kMin, kRows>(total, dot[0][t], dot[1][t], scale, min, d[t], s[t],
-                                    s[kTokens + t]);
-        _mm512_store_ps(sum[t] + 16 * v, total);
+      __m512 scale[2], min[2];
+      load_pair<true, kRows>(panel.scale + 2 * g * kRows + 16 * v, scale);
+      load_pair<kMin, kRows>(panel.min + 2 * g * kRows + 16 * v, min);
+      float *out = in_memory(sum[0] + 16 * v);
+#pragma GCC unroll 12
+      for (uint32_t t = 0; t < kT; t++, out += kRows) {
+        const __m512 total = add_16<kMin>(_mm512_load_ps(out), {dot[0][t], dot[1][t]}, scale, min,
+                                          _mm512_set1_ps(d[t]), s + t, kTokens);
+        _mm512_store_ps(out, total);
       }
     }
   }

@@ -79,12 +79,16 @@ inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *
       }
     }
     const float *scale = slab.scale + g * kParts * kRows, *min = slab.min + g * kParts * kRows;
+    __m512 scales[2], mins[2];
+    load_pair<true, (kParts - 1) * kRows>(scale, scales);
+    load_pair<kMin, (kParts - 1) * kRows>(min, mins);
     for (uint32_t c = 0; c < kC; c++) {
-      const float d = at.d[c][g], *s = at.sum[c] + 2 * g;
+      const __m512 d = _mm512_set1_ps(at.d[c][g]);
+      const float *s = at.sum[c] + 2 * g;
       if constexpr (kParts == 1) {
-        acc[c] = add_32<kMin>(acc[c], dot[0][c], scale, min, d, s[0]);
+        acc[c] = add_32<kMin>(acc[c], dot[0][c], scales[0], mins[0], d, _mm512_set1_ps(s[0]));
       } else {
-        acc[c] = add_16<kMin, kRows>(acc[c], dot[0][c], dot[1][c], scale, min, d, s[0], s[1]);
+        acc[c] = add_16<kMin>(acc[c], {dot[0][c], dot[1][c]}, scales, mins, d, s, 1);
       }
     }
   }

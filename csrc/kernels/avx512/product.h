@@ -7,29 +7,34 @@
 namespace q35 {
 namespace {
 
-// total + the products of a group of 32. scale, min: of 16 rows
+// total + the products of a group of 32. scale, min: of 16 rows; d, s: the token's scale and d *
+// (sum of its integers)
 template <bool kMin>
-inline __m512 add_32(__m512 total, __m512i dot, const float *scale, const float *min, float d,
-                     float s) {
-  const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_loadu_ps(scale));
-  total = _mm512_fmadd_ps(y, _mm512_set1_ps(d), total);
-  if constexpr (kMin) total = _mm512_fnmadd_ps(_mm512_loadu_ps(min), _mm512_set1_ps(s), total);
+inline __m512 add_32(__m512 total, __m512i dot, __m512 scale, __m512 min, __m512 d, __m512 s) {
+  total = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale), d, total);
+  if constexpr (kMin) total = _mm512_fnmadd_ps(min, s, total);
   return total;
 }
 
-// The same for two groups of 16, which share the multiplication by the activation scale. The second
-// group's scales and minimums are kStride further on.
-template <bool kMin, uint32_t kStride>
-inline __m512 add_16(__m512 total, __m512i dot0, __m512i dot1, const float *scale, const float *min,
-                     float d, float s0, float s1) {
-  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot0), _mm512_loadu_ps(scale));
-  y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot1), _mm512_loadu_ps(scale + kStride), y);
-  total = _mm512_fmadd_ps(y, _mm512_set1_ps(d), total);
+// The same for two groups of 16, which share the multiplication by the activation scale.
+template <bool kMin>
+inline __m512 add_16(__m512 total, const __m512i (&dot)[2], const __m512 (&scale)[2],
+                     const __m512 (&min)[2], __m512 d, const float *s, uint32_t s_stride) {
+  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[0]), scale[0]);
+  y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[1]), scale[1], y);
+  total = _mm512_fmadd_ps(y, d, total);
   if constexpr (kMin) {
-    total = _mm512_fnmadd_ps(_mm512_loadu_ps(min), _mm512_set1_ps(s0), total);
-    total = _mm512_fnmadd_ps(_mm512_loadu_ps(min + kStride), _mm512_set1_ps(s1), total);
+    total = _mm512_fnmadd_ps(min[0], _mm512_set1_ps(s[0]), total);
+    total = _mm512_fnmadd_ps(min[1], _mm512_set1_ps(s[s_stride]), total);
   }
   return total;
+}
+
+// Vectors of rows for groups of 16, kStride apart; zero for formats without a minimum.
+template <bool kRead, uint32_t kStride>
+inline void load_pair(const float *from, __m512 (&to)[2]) {
+  to[0] = kRead ? _mm512_loadu_ps(from) : _mm512_setzero_ps();
+  to[1] = kRead ? _mm512_loadu_ps(from + kStride) : _mm512_setzero_ps();
 }
 
 // -bias * (sum of the integers) of each 16 of n <= 256 activations; 0 for groups beyond n. The
