@@ -131,8 +131,10 @@ def at_the_start(runner: Runner, path: str) -> Iterator[Row]:
     info = model.info
     model.close()
     name = Path(path).stem
+    head = info.n_vocab * info.n_embd  # of the last token of a prompt only
+    macs = info.step_macs - head * (1 - 1 / arguments.prompt)
     work = {
-        "prefill": 2 * info.step_macs / statistics.median(ops),
+        "prefill": 2 * macs / statistics.median(ops),
         "decode": info.step_bytes / statistics.median(reads),
     }
     for what, label in (("prefill", f"pp{arguments.prompt}"), ("decode", f"tg{arguments.new}")):
