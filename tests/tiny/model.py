@@ -261,11 +261,12 @@ class _UnitLowerInverse(torch.autograd.Function):
         return -(transposed @ grad @ transposed).tril(-1)
 
 
-def delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
-    """The gated delta rule over rows from an empty state, in chunks.
-
-    q, k: [B, T, Hk, D] normalised (q scaled); v: [B, T, Hk, R, D] with R value heads of each key
-    head; g (log decay), beta: [B, T, Hk, R]. T is a multiple of CHUNK. Returns [B, T, Hk, R, D].
+def delta_chunks(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor
+) -> tuple[Tensor, ...]:
+    """What the chunks of `delta_rule` have in them before they meet a state, as
+    [B, Hk, R, N, C, D] for N chunks: new values and keys of the erasing, queries and keys as they
+    meet the state, products inside a chunk [.., C, C], decay of a whole chunk [.., N].
     """
     rows, length, heads, dim = q.shape
     ratio, n = v.shape[3], length // CHUNK
@@ -282,25 +283,34 @@ def delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tens
     qk = (q @ k.transpose(-1, -2))[:, :, None]
     inverse = _UnitLowerInverse.apply((beta[..., None] * between * kk).tril(-1))
     weighted = inverse * beta[..., None, :]
-    u = weighted @ v
     start = decay.exp()
-    w = (weighted * start[..., None, :]) @ k[:, :, None]
-    q_start = q[:, :, None] * start[..., None]
-    k_end = k[:, :, None] * (decay[..., -1:] - decay).exp()[..., None]
-    inside = qk * between
-    total = start[..., -1]
+    return (
+        weighted @ v,
+        (weighted * start[..., None, :]) @ k[:, :, None],
+        q[:, :, None] * start[..., None],
+        k[:, :, None] * (decay[..., -1:] - decay).exp()[..., None],
+        qk * between,
+        start[..., -1],
+    )
 
-    state = torch.zeros(rows, heads, ratio, dim, dim, dtype=v.dtype)
+
+def delta_rule(*chunks: Tensor) -> Tensor:
+    """The gated delta rule over rows from an empty state. Returns [B, T, Hk, R, D].
+
+    chunks: what `delta_chunks` makes of q, k [B, T, Hk, D] normalised (q scaled), v [B, T, Hk, R, D]
+    with R value heads of each key head, g (log decay) and beta [B, T, Hk, R]; T is a multiple of CHUNK.
+    """
+    u = chunks[0]
+    rows, heads, ratio, n, _, dim = u.shape
+    state = torch.zeros(rows, heads, ratio, dim, dim, dtype=u.dtype)
     outputs = []
-    for i in range(n):
-        delta = u[:, :, :, i] - w[:, :, :, i] @ state
-        outputs.append(q_start[:, :, :, i] @ state + inside[:, :, :, i] @ delta)
-        if i + 1 < n:
-            state = (
-                state * total[:, :, :, i, None, None] + k_end[:, :, :, i].transpose(-1, -2) @ delta
-            )
+    # Unbound, not indexed: the gradient of an index is a tensor of zeros as large as the whole.
+    for u_i, w_i, q_i, k_i, inside_i, total_i in zip(*(t.unbind(3) for t in chunks), strict=True):
+        delta = u_i - w_i @ state
+        outputs.append(q_i @ state + inside_i @ delta)
+        state = state * total_i[..., None, None] + k_i.transpose(-1, -2) @ delta
     out = torch.stack(outputs, dim=3)  # [B, Hk, R, N, C, D]
-    return out.permute(0, 3, 4, 1, 2, 5).reshape(rows, length, heads, ratio, dim)
+    return out.permute(0, 3, 4, 1, 2, 5).reshape(rows, n * CHUNK, heads, ratio, dim)
 
 
 def _conv_inputs(x: Tensor, same: Tensor) -> list[Tensor]:
@@ -389,6 +399,7 @@ class PackedForward:
         self.model = model
         wrap: Any = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._in, self._out, self._attend = map(wrap, (linear_in, linear_out, attention_layer))
+        self._chunks = wrap(delta_chunks)
 
     def linear(self, layer: Any, x: Tensor, geo: dict[str, Tensor]) -> Tensor:
         """One layer with Gated DeltaNet. The delta rule stays outside of the compiled parts: its
@@ -399,7 +410,7 @@ class PackedForward:
             x, geo["starts"], geo["same"], layer.input_layernorm.weight, m.in_proj_qkv.weight,
             m.conv1d.weight[:, 0], m.in_proj_b.weight, m.in_proj_a.weight, m.A_log, m.dt_bias,
         )  # fmt: skip
-        o = delta_rule(q, k, v, g, beta)
+        o = delta_rule(*self._chunks(q, k, v, g, beta))
         weights = (m.in_proj_z.weight, m.norm.weight, m.out_proj.weight)
         return self._out(x, h, o, *weights, *_ffn_weights(layer))
 

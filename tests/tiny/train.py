@@ -38,6 +38,7 @@ from tiny.skills import mix
 CHECKPOINT = HERE / "qwen35-tiny"
 WARMUP = 60  # steps
 LOG_EVERY = 25  # steps
+LONGEST_STEP = 60  # seconds; what is longer was a pause
 
 
 # ---- optimiser -----------------------------------------------------------------------------------
@@ -179,6 +180,8 @@ class Trainer:
         self.opts = optimisers(self.tiny, args.rate)
         self.rates = [[group["lr"] for group in opt.param_groups] for opt in self.opts]
         self.spent, self.step, self.tokens = 0.0, 0, 0
+        self.bf16 = not args.float32 and torch.cpu._is_amx_tile_supported()
+        torch.set_float32_matmul_precision("medium" if self.bf16 else "highest")
         if self.path.exists() and not args.fresh:
             self._resume()
         if args.eyes:
@@ -215,7 +218,9 @@ class Trainer:
         for opt, rates in zip(self.opts, self.rates, strict=True):
             for group, rate in zip(opt.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
-        self.loss(batch).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.loss(batch)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.tiny.parameters(), 2.0)
         for opt in self.opts:
             opt.step()
@@ -235,7 +240,7 @@ class Trainer:
                 scale = _rate(self.spent, budget, args.decay, self.step)
                 self._learn(next(stream), scale)
                 now = time.monotonic()
-                self.spent, last = self.spent + now - last, now
+                self.spent, last = self.spent + min(now - last, LONGEST_STEP), now
                 if self.step % LOG_EVERY == 0:
                     line = f"step {self.step} min {self.spent / 60:.1f} "
                     line += f"Mtok {self.tokens / 1e6:.2f} lr {scale:.2f}  {self.loss.report()}"
@@ -271,6 +276,7 @@ def _arguments() -> argparse.Namespace:
     add("--fresh", action="store_true", help="ignore a state in --work")
     add("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
     add("--freeze-eyes", action="store_true", help="leave the vision tower as it is")
+    add("--float32", action="store_true", help="no bfloat16 where the processor is fast at it (AMX)")
     add("--eager", action="store_true", help="no compilation: slower, starts at once")
     add("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
     add("--out", type=Path, default=CHECKPOINT)
