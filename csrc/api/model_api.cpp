@@ -47,10 +47,11 @@ qwen35_status qwen35_system_info(char *text, size_t capacity) {
   q35::Isa isa;
   Q35_TRY(q35::choose_isa(&isa));
   const q35::CpuFeatures cpu = q35::cpu_features();
-  std::snprintf(text, capacity, "isa=%s features=%s%s%s%s%s%s%s cores=%d", q35::isa_name(isa),
+  std::snprintf(text, capacity, "isa=%s features=%s%s%s%s%s%s%s%s cores=%d", q35::isa_name(isa),
                 cpu.avx2 ? "avx2,fma,f16c" : "", cpu.avx_vnni ? ",avx_vnni" : "",
-                cpu.avx512 ? ",avx512,vnni" : "", cpu.bf16 ? ",bf16" : "", cpu.neon ? "neon" : "",
-                cpu.dotprod ? ",dotprod" : "", cpu.i8mm ? ",i8mm" : "", q35::usable_cores());
+                cpu.avx512 ? ",avx512,vnni" : "", cpu.bf16 ? ",bf16" : "", cpu.amx ? ",amx" : "",
+                cpu.neon ? "neon" : "", cpu.dotprod ? ",dotprod" : "", cpu.i8mm ? ",i8mm" : "",
+                q35::usable_cores());
   return kOk;
 }
 

@@ -103,7 +103,7 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
     wanted = *outputs;
   }
   Q35_TRY(q35::check_snapshots(wanted, n));
-  return session->eval(tokens, n, wanted, progress, user);
+  return session->eval(tokens, n, wanted, progress, user, false);
 }
 
 qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,

@@ -43,9 +43,10 @@ inline uint64_t kv_row_bytes(KvType type, uint32_t head_dim) {
 
 // One matrix applied to the shared input of a linear() call.
 struct LinearJob {
-  const Matrix *w;    // (rows, k)
-  float *y;           // [n, rows]
-  uint64_t y_stride;  // floats between the rows of y
+  const Matrix *w;       // (rows, k)
+  float *y;              // [n, rows]
+  uint64_t y_stride;     // floats between the rows of y
+  bool rounded = false;  // whether the input and weights of 16 bits may be rounded to bf16
 };
 
 // A matrix with outputs that lie row after row.
@@ -137,6 +138,7 @@ struct PatchAttentionArgs {
   const float *bias;       // [3 e]
   const float *cos, *sin;  // [n, head_dim / 2]
   float *out;              // [n, e]
+  bool rounded;            // whether factors may be rounded to bf16
 };
 
 // Row and column of patch i of a picture of `cols` columns.

@@ -1,6 +1,9 @@
 #include "base/cpu.h"
 
 #include <sched.h>
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -39,6 +42,20 @@ bool has_avx_vnni() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
 }
 
+// Tiles of bf16. Linux has to be asked before the first use, once for the process.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of the Linux ABI, asm/prctl.h
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  if ((d >> 22 & 1) == 0 || (d >> 24 & 1) == 0) return false;
+  static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return allowed;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 #endif
 
@@ -53,6 +70,7 @@ CpuFeatures cpu_features() {
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
   f.bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
+  f.amx = f.bf16 && has_amx();
 #elif defined(__aarch64__)
   f.neon = true;
 #if defined(__linux__)

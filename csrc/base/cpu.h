@@ -10,9 +10,10 @@ struct CpuFeatures {
   bool avx_vnni;  // and the dot product of bytes in 256 bits
   bool avx512;    // AVX-512 F, BW, DQ, VL, VNNI, VBMI
   bool bf16;      // AVX512_BF16
-  bool neon;      // AArch64 baseline
-  bool dotprod;   // sdot
-  bool i8mm;      // smmla, and dotprod
+  bool amx;   // AVX-512 with AVX512_BF16, and tiles of bf16 that the system lets this process use
+  bool neon;  // AArch64 baseline
+  bool dotprod;  // sdot
+  bool i8mm;     // smmla, and dotprod
 };
 
 CpuFeatures cpu_features();

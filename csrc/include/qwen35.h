@@ -64,9 +64,9 @@ QWEN35_API const char *qwen35_version(void);
 
 /* What the CPU offers and what is used, one line of `key=value` pairs, e.g.
  * "isa=avx512 features=avx2,fma,f16c,avx512,vnni,bf16 cores=2". The environment variable QWEN35_ISA
- * (scalar, avx2, avx_vnni, avx512, neon, neon_dotprod, neon_i8mm) limits the tier; fails with
- * ERROR_CPU when it names an unknown or an unavailable one. `text` receives at most `capacity` bytes
- * including the final NUL. */
+ * (scalar, avx2, avx_vnni, avx512, amx, neon, neon_dotprod, neon_i8mm) limits the tier; fails with
+ * ERROR_CPU when it names an unknown or an unavailable one. `text` receives at most `capacity`
+ * bytes including the final NUL. */
 QWEN35_API qwen35_status qwen35_system_info(char *text, size_t capacity);
 
 /* Limits of this machine, for judging speeds. */

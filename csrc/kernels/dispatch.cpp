@@ -14,6 +14,8 @@ const char *isa_name(Isa isa) {
       return "avx_vnni";
     case Isa::Avx512:
       return "avx512";
+    case Isa::Amx:
+      return "amx";
     case Isa::Neon:
       return "neon";
     case Isa::NeonDotprod:
@@ -47,6 +49,12 @@ bool isa_available(Isa isa) {
 #else
       return false;
 #endif
+    case Isa::Amx:
+#ifdef QWEN35_HAVE_amx
+      return cpu.amx;
+#else
+      return false;
+#endif
     case Isa::Neon:
 #ifdef QWEN35_HAVE_neon
       return cpu.neon;
@@ -73,13 +81,16 @@ Kernels kernels_for(Isa isa) {
   Kernels table = {};
   q35_init_scalar(&table);
 #ifdef QWEN35_HAVE_avx2
-  if (isa == Isa::Avx2 || isa == Isa::Avx512) q35_init_avx2(&table);
+  if (isa == Isa::Avx2 || isa == Isa::Avx512 || isa == Isa::Amx) q35_init_avx2(&table);
 #endif
 #ifdef QWEN35_HAVE_avx_vnni
   if (isa == Isa::AvxVnni) q35_init_avx_vnni(&table);
 #endif
 #ifdef QWEN35_HAVE_avx512
-  if (isa == Isa::Avx512) q35_init_avx512(&table);
+  if (isa == Isa::Avx512 || isa == Isa::Amx) q35_init_avx512(&table);
+#endif
+#ifdef QWEN35_HAVE_amx
+  if (isa == Isa::Amx) q35_init_amx(&table);
 #endif
 #ifdef QWEN35_HAVE_neon
   // Each of these fills all that the one before fills.

@@ -58,6 +58,38 @@ struct PanelRows {
   uint32_t rows;
 };
 
+// Products of bf16 in tiles of 16 x 32 by 32 x 16 values. Packed factors, rounded to bf16:
+//   left   [m / 16][k / 32][16 rows][32]
+//   right  [n / 16][k / 32][16 pairs along k][16 columns][2]
+// Missing values of k are zeros; missing rows and columns are anything, their sums are not stored.
+struct Bf16Product {
+  const uint16_t *left;
+  uint64_t left_step;     // values from 16 rows to the next: more than k needs in a part of it
+  const uint16_t *right;  // packed with this k
+  uint32_t m, n, k;
+  bool add;  // to what out holds
+};
+
+struct Bf16Kernels {
+  // From x: [m, k] at `stride`; from x: [k, m].
+  void (*pack_left)(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t *out);
+  void (*pack_left_transposed)(const float *x, uint64_t stride, uint32_t m, uint32_t k,
+                               uint16_t *out);
+  // From x: [k, n].
+  void (*pack_right)(const float *x, uint64_t stride, uint32_t k, uint32_t n, uint16_t *out);
+  // From rows of a matrix of any type, values first_k to first_k + k of them: whole blocks.
+  void (*pack_right_transposed)(const TypeTraits &type, const PanelRows &from, uint32_t first_k,
+                                uint32_t k, uint16_t *out);
+  // out[i * stride + j] = sum_k left[i][k] * right[k][j], i in [0, m), j in [0, n). Sums are
+  // floats, in the order of k whatever m and n are.
+  void (*gemm)(const Bf16Product &product, float *out, uint64_t stride);
+};
+
+// Of a packed factor of n rows (or columns) of k values.
+inline uint64_t bf16_values(uint32_t n, uint32_t k) {
+  return ((uint64_t{n} + 15) & ~15ull) * ((k + 31) & ~31u);
+}
+
 struct Kernels {
   const char *isa;
 
@@ -92,6 +124,9 @@ struct Kernels {
   // out[t * out_stride + r] for t in [0, n), r in [0, rows).
   void (*gemm_q8)(const PanelShape &shape, const void *panel, const void *tile, uint32_t rows,
                   uint32_t n, float *out, uint64_t out_stride);
+
+  // ---- many tokens, rounded to bf16: all null where the CPU has no instructions for it
+  Bf16Kernels bf16;
 
   // ---- float matrix product: c[i][j] = alpha * c[i][j] + sum_k a[i * a_row + k * a_k] * b[k][j]
   // for i in [0, m), j in [0, 32). alpha == 0 does not read c. b: [k_count] rows of 32 at b_stride.
@@ -193,7 +228,7 @@ constexpr int8_t kNormal16[16] = {-127, -96, -75, -58, -44, -31, -18, -6,
                                   6,    18,  31,  44,  58,  75,  96,  127};
 
 // CPU tiers, weakest first.
-enum class Isa { Scalar, Avx2, AvxVnni, Avx512, Neon, NeonDotprod, NeonI8mm };
+enum class Isa { Scalar, Avx2, AvxVnni, Avx512, Amx, Neon, NeonDotprod, NeonI8mm };
 
 const char *isa_name(Isa isa);
 // True when this build has the tier and this CPU can run it.
@@ -206,6 +241,7 @@ void q35_init_scalar(Kernels *kernels);
 void q35_init_avx2(Kernels *kernels);
 void q35_init_avx_vnni(Kernels *kernels);
 void q35_init_avx512(Kernels *kernels);
+void q35_init_amx(Kernels *kernels);  // upon avx512
 void q35_init_neon(Kernels *kernels);
 void q35_init_neon_dotprod(Kernels *kernels);
 void q35_init_neon_i8mm(Kernels *kernels);

@@ -39,6 +39,17 @@ Tap tap_of(uint32_t i, uint32_t count, uint32_t grid) {
   return {low, low + 1 < grid ? low + 1 : grid - 1, at - static_cast<float>(low)};
 }
 
+// Floats stay floats; of 16 bits and fewer so much is lost anyway.
+bool rounds(const Matrix &w) {
+  return w.type != DType::F32;
+}
+
+LinearJob tower_job(const Matrix &w, float *y) {
+  LinearJob job = linear_job(w, y);
+  job.rounded = rounds(w);
+  return job;
+}
+
 }  // namespace
 
 uint64_t VisionForward::scratch_floats(const VisionConfig &c, uint32_t n_patches) {
@@ -82,7 +93,7 @@ Status VisionForward::begin(const VisionModel &model, Backend *backend, const Pi
     backend->patches({picture.first + row * frame_line, second, count, cols_, c.patch, c.merge,
                       c.mean, c.std, patches});
     const uint64_t first = static_cast<uint64_t>(row) * cols_;
-    const LinearJob embed = linear_job(kernel, added_.data() + first * c.n_embd);
+    const LinearJob embed = tower_job(kernel, added_.data() + first * c.n_embd);
     backend->linear(patches, count * cols_, kernel.cols, &embed, 1);
   }
   pending_bias_ = model.patch_bias;
@@ -132,11 +143,11 @@ void VisionForward::layer(const VisionModel &model, Backend *backend, uint32_t i
   const uint32_t e = c.n_embd;
   backend->add_layer_norm(x_.data(), added_.data(), pending_bias_, w.norm1.weight, w.norm1.bias, n_,
                           e, c.eps, normed_.data());
-  const LinearJob qkv = linear_job(w.qkv.w, wide_.data());
+  const LinearJob qkv = tower_job(w.qkv.w, wide_.data());
   backend->linear(normed_.data(), n_, e, &qkv, 1);
   backend->patch_attention({n_, c.n_head, c.head_dim(), wide_.data(), w.qkv.bias, cos_.data(),
-                            sin_.data(), normed_.data()});
-  const LinearJob out = linear_job(w.out.w, added_.data());
+                            sin_.data(), normed_.data(), rounds(w.qkv.w)});
+  const LinearJob out = tower_job(w.out.w, added_.data());
   backend->linear(normed_.data(), n_, e, &out, 1);
   backend->add_layer_norm(x_.data(), added_.data(), w.out.bias, w.norm2.weight, w.norm2.bias, n_, e,
                           c.eps, normed_.data());
@@ -144,10 +155,10 @@ void VisionForward::layer(const VisionModel &model, Backend *backend, uint32_t i
   for (uint32_t first = 0; first < n_; first += step) {
     const uint32_t count = n_ - first < step ? n_ - first : step;
     const uint64_t at = static_cast<uint64_t>(first) * e;
-    const LinearJob up = linear_job(w.up.w, wide_.data());
+    const LinearJob up = tower_job(w.up.w, wide_.data());
     backend->linear(normed_.data() + at, count, e, &up, 1);
     backend->bias_gelu(wide_.data(), w.up.bias, count, c.n_ff, false);
-    const LinearJob down = linear_job(w.down.w, added_.data() + at);
+    const LinearJob down = tower_job(w.down.w, added_.data() + at);
     backend->linear(wide_.data(), count, c.n_ff, &down, 1);
   }
   pending_bias_ = w.down.bias;
@@ -158,10 +169,10 @@ void VisionForward::finish(const VisionModel &model, Backend *backend, float *ro
   const uint32_t merged = n_ / (c.merge * c.merge);
   backend->add_layer_norm(x_.data(), added_.data(), pending_bias_, model.merge_norm.weight,
                           model.merge_norm.bias, n_, c.n_embd, c.eps, normed_.data());
-  const LinearJob in = linear_job(model.merge_in.w, wide_.data());
+  const LinearJob in = tower_job(model.merge_in.w, wide_.data());
   backend->linear(normed_.data(), merged, c.merged_dim(), &in, 1);
   backend->bias_gelu(wide_.data(), model.merge_in.bias, merged, c.merged_dim(), true);
-  const LinearJob out = linear_job(model.merge_out.w, rows);
+  const LinearJob out = tower_job(model.merge_out.w, rows);
   backend->linear(wide_.data(), merged, c.merged_dim(), &out, 1);
   backend->add_bias(rows, model.merge_out.bias, merged, c.n_out);
 }

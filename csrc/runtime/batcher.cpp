@@ -102,7 +102,8 @@ Batcher::Exclusive::~Exclusive() {
 void Batcher::serve(Job *job) {
   Lock lock(mutex_);
   const uint32_t n = job->segment.n;
-  (n != 0 && n <= kGemvMaxCols ? few_ : many_).push(job);
+  const bool few = n != 0 && n <= kGemvMaxCols && (job->drawn || kernels_.bf16.gemm == nullptr);
+  (few ? few_ : many_).push(job);
   changed_.notify_all();
   while (!job->done) {
     if (busy_) {
@@ -202,7 +203,9 @@ Status Batcher::run_many(const Job &job) {
   if (job.cancel->exchange(0) != 0) return QWEN35_ERROR_CANCELLED;
   Q35_TRY(job.segment.state->save_recurrent(&saved_));
   pool_->set_cancel_flag(job.cancel);
+  backend_.read_prompt(!job.drawn);
   Status status = forward_.run(model_, &backend_, &job.segment, 1, job.cancel);
+  backend_.read_prompt(false);
   pool_->set_cancel_flag(nullptr);
   // The flag may have been raised inside the last layer, with items skipped after its check.
   if (job.cancel->exchange(0) != 0) status = QWEN35_ERROR_CANCELLED;

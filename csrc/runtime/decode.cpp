@@ -23,7 +23,7 @@ Status qwen35_session::decode(const int32_t *tokens, size_t n, q35::Sampler *sam
                               const int32_t *stops, size_t n_stops, qwen35_sample *out, size_t max,
                               size_t *n_out) {
   if (n != 1 || !drafter.enabled()) {
-    if (n != 0) Q35_TRY(eval(tokens, n, {}, nullptr, nullptr));
+    if (n != 0) Q35_TRY(eval(tokens, n, {}, nullptr, nullptr, n == 1));
     n_drawn = 0;
     if (!has_logits) {
       return fail(QWEN35_ERROR_ARGUMENT, "no logits to sample from: evaluate tokens first");
@@ -57,6 +57,7 @@ Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n_drafts) {
   const uint32_t rows[1 + q35::kMaxDrafts] = {0, 1, 2, 3, 4, 5, 6, 7};
   q35::Job job;
   job.segment = {&state, 1 + n_drafts, tokens, nullptr, 0, 0, n_drafts};
+  job.drawn = true;
   job.cancel = &cancel;
   job.rows = rows;
   job.n_rows = 1 + n_drafts;

@@ -10,8 +10,8 @@ namespace q35 {
 namespace {
 
 // Weakest first; x86 and AArch64 never meet in one build.
-constexpr Isa kTiers[] = {Isa::Scalar, Isa::Avx2,        Isa::AvxVnni, Isa::Avx512,
-                          Isa::Neon,   Isa::NeonDotprod, Isa::NeonI8mm};
+constexpr Isa kTiers[] = {Isa::Scalar, Isa::Avx2, Isa::AvxVnni,     Isa::Avx512,
+                          Isa::Amx,    Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm};
 
 Status build_tokenizer(const gguf::File &file, Tokenizer *out) {
   Array<std::string_view> tokens, merges;
@@ -71,7 +71,8 @@ Status choose_isa(Isa *out) {
     }
     return fail(
         QWEN35_ERROR_CPU,
-        "QWEN35_ISA=%s: expected scalar, avx2, avx_vnni, avx512, neon, neon_dotprod or neon_i8mm",
+        "QWEN35_ISA=%s: expected scalar, avx2, avx_vnni, avx512, amx, neon, neon_dotprod or "
+        "neon_i8mm",
         limit);
   }
   for (const Isa isa : kTiers) {

@@ -13,8 +13,9 @@ struct qwen35_session {
   explicit qwen35_session(qwen35_model *owner) : model(owner) {}
 
   [[nodiscard]] q35::Status init(const qwen35_session_params &params);
+  // drawn: the tokens are the sampler's, one at a time; see q35::Job.
   [[nodiscard]] q35::Status eval(const int32_t *tokens, size_t n, const qwen35_outputs &outputs,
-                                 qwen35_progress progress, void *user);
+                                 qwen35_progress progress, void *user, bool drawn);
   // A picture of grid_rows x grid_columns rows that the vision tower gave.
   [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
                                          uint32_t grid_columns, float *hidden_sum,
@@ -56,7 +57,7 @@ struct qwen35_session {
   uint32_t next_piece(size_t done, size_t n);
   q35::Status place_marks(uint32_t n, const qwen35_outputs *outputs);
   q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
-                         qwen35_outputs *outputs);
+                         bool drawn, qwen35_outputs *outputs);
   q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
                          qwen35_progress progress, void *user);
 

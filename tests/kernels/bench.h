@@ -113,8 +113,8 @@ struct Bench {
 inline int run_bench(const char *filter) {
   Guarded<uint8_t> big(256u << 20);
   std::memset(big.data(), 1, big.size());
-  for (const Isa isa : {Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::NeonI8mm, Isa::NeonDotprod,
-                        Isa::Neon, Isa::Scalar}) {
+  for (const Isa isa : {Isa::Amx, Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::NeonI8mm,
+                        Isa::NeonDotprod, Isa::Neon, Isa::Scalar}) {
     if (!isa_available(isa)) continue;
     const Kernels kernels = kernels_for(isa);
     const Bench bench = {kernels, peak_gops(kernels), read_gbs(big)};

@@ -81,7 +81,7 @@ def test_tiers_agree(
     with Llama(path, n_ctx=64) as llm:
         tokens = random_tokens(llm.n_vocab(), 96, seed=5)
     results: dict[str, np.ndarray] = {}
-    for tier in ("scalar", "avx2", "avx_vnni", "avx512", "neon", "neon_dotprod", "neon_i8mm"):
+    for tier in ("scalar", "avx2", "avx_vnni", "avx512", "amx", "neon", "neon_dotprod", "neon_i8mm"):
         out = tmp_path / f"{tier}.npy"
         done = subprocess.run(
             [sys.executable, "-c", _TIER_SCRIPT, str(path), json.dumps(tokens), str(out)],

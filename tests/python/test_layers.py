@@ -24,7 +24,7 @@ BELOW = {
 }
 # What the weights are, as plain data: the backend reads them, whoever loaded them.
 DATA_HEADERS = {"backend": {"model/config.h", "model/matrix.h", "model/vision_config.h"}}
-TIERS = {"avx2", "avx_vnni", "avx512", "neon", "neon_dotprod", "neon_i8mm"}
+TIERS = {"avx2", "avx_vnni", "avx512", "amx", "neon", "neon_dotprod", "neon_i8mm"}
 # Headers without inline functions: code of a tier must never be merged with baseline code.
 TIER_HEADERS = {
     "arm_neon.h", "cstddef", "cstdint", "immintrin.h", "math.h", "stddef.h", "stdint.h", "string.h",

@@ -33,6 +33,9 @@ class CpuBackend final : public Backend {
   // Whether products of up to kGemvMaxCols tokens have to be those of each token alone, bit by bit,
   // even where the tier is slower then.
   void keep_apart(bool apart) { apart_ = apart; }
+  // Whether few tokens go the way of many, where the tier rounds those in another way: pieces of a
+  // prompt then give the same bits whatever their lengths are.
+  void read_prompt(bool on) { prompt_ = on && kernels_.bf16.gemm != nullptr; }
 
   void embed(const Matrix &w, const int32_t *tokens, uint32_t n, float *x) override;
   void add_norm(float *x, const float *delta, const float *w, uint32_t n, uint32_t dim, float eps,
@@ -74,6 +77,11 @@ class CpuBackend final : public Backend {
   void quantize(const float *x, uint32_t n, uint32_t k, bool tiles);
   void linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
+  void linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
+  void linear_panels(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
+                     uint32_t n_jobs);
+  void tiled_product(const LinearJob &job, uint32_t first, uint32_t n, uint32_t k, uint32_t row,
+                     uint32_t rows, int thread);
   void panel_product(const LinearJob &job, uint32_t n, uint32_t k, uint32_t panel, int thread);
   static void transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, uint32_t k0,
                               uint32_t depth, float *line, float *columns);
@@ -96,6 +104,8 @@ class CpuBackend final : public Backend {
 
   void attend_patches(const PatchAttentionArgs &args, uint32_t head, uint32_t first, uint32_t count,
                       int thread);
+  void attend_patches_tiled(const PatchAttentionArgs &args, uint32_t head, uint32_t first,
+                            uint32_t count, int thread);
 
   void delta_head(const DeltaNetArgs &args, uint32_t k_head, int thread);
   void delta_replay(const DeltaNetArgs &args, uint32_t k_head);
@@ -110,11 +120,12 @@ class CpuBackend final : public Backend {
 
   const Kernels &kernels_;
   ThreadPool *pool_;
-  bool apart_ = false;
+  bool apart_ = false, prompt_ = false;
   // Quantised input of the current linear() call.
   Array<int8_t> act_q_;
   Array<float> act_d_, act_s_;
   Array<uint8_t> tiles_;
+  Array<uint16_t> packed_;  // the same as bf16
   // Per-thread scratch, shared by all operations.
   Array<float> scratch_;
   uint64_t scratch_floats_ = 0;

@@ -70,17 +70,17 @@ uint32_t float_item_rows(const Matrix &w, int threads) {
   return kTileCols * (fair < 1 ? 1 : fair > kFloatPanels ? kFloatPanels : fair);
 }
 
-// 16-byte aligned float storage seen as bytes for the panel.
-uint8_t *align64(float *p) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
-  return reinterpret_cast<uint8_t *>((address + 63) & ~uintptr_t{63});
+// Rows of an item of bf16 products.
+uint32_t tiled_item_rows(const Matrix &w, int threads) {
+  const uint32_t fair = w.rows / (4 * static_cast<uint32_t>(threads)) / kTiledStep * kTiledStep;
+  return fair < kTiledStep ? kTiledStep : fair > kTiledRows ? kTiledRows : fair;
 }
 
 }  // namespace
 
 void CpuBackend::linear(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                         uint32_t n_jobs) {
-  if (n <= kGemvMaxCols) {
+  if (n <= kGemvMaxCols && !prompt_) {
     linear_few(x, n, k, jobs, n_jobs);
   } else {
     linear_many(x, n, k, jobs, n_jobs);
@@ -126,6 +126,71 @@ void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const Linear
 
 void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                              uint32_t n_jobs) {
+  LinearJob tiled[kMaxJobs], rest[kMaxJobs];
+  uint32_t n_tiled = 0, n_rest = 0;
+  for (uint32_t j = 0; j < n_jobs; j++) {
+    const bool rounds = !is_float(*jobs[j].w) || jobs[j].rounded;
+    if (kernels_.bf16.gemm != nullptr && rounds) {
+      tiled[n_tiled++] = jobs[j];
+    } else {
+      rest[n_rest++] = jobs[j];
+    }
+  }
+  if (n_tiled != 0) linear_tiled(x, n, k, tiled, n_tiled);
+  if (n_rest != 0) linear_panels(x, n, k, rest, n_rest);
+}
+
+// Products of bf16.
+void CpuBackend::linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
+                              uint32_t n_jobs) {
+  EqualItems items;
+  items.first[0] = 0;
+  for (uint32_t j = 0; j < n_jobs; j++) {
+    const Matrix &w = *jobs[j].w;
+    items.rows[j] = tiled_item_rows(w, pool_->size());
+    items.first[j + 1] = items.first[j] + (w.rows + items.rows[j] - 1) / items.rows[j];
+  }
+  uint16_t *packed = align64(packed_.data());
+  for (uint32_t t = 0; t < n; t += kTiledTokens) {
+    const uint32_t count = n - t < kTiledTokens ? n - t : kTiledTokens;
+    pool_->run((count + kTiledStep - 1) / kTiledStep, [&](uint32_t item, int) {
+      const uint32_t first = item * kTiledStep;
+      const uint32_t some = count - first < kTiledStep ? count - first : kTiledStep;
+      kernels_.bf16.pack_left(x + uint64_t{t + first} * k, k, some, k,
+                              packed + bf16_values(first, k));
+    });
+    pool_->run(items.first[n_jobs], [&](uint32_t item, int thread) {
+      const uint32_t j = items.job_of(item);
+      const uint32_t row = (item - items.first[j]) * items.rows[j], left = jobs[j].w->rows - row;
+      tiled_product(jobs[j], t, count, k, row, left < items.rows[j] ? left : items.rows[j], thread);
+    });
+  }
+}
+
+// The packed tokens, the first of which is token `first` of the job, times some rows.
+void CpuBackend::tiled_product(const LinearJob &job, uint32_t first, uint32_t n, uint32_t k,
+                               uint32_t row, uint32_t rows, int thread) {
+  const Matrix &w = *job.w;
+  const TypeTraits &type = type_traits(w.type);
+  uint16_t *right = align64(reinterpret_cast<uint16_t *>(thread_scratch(thread)));
+  const uint16_t *left = align64(packed_.data());
+  for (uint32_t i = 0; i < k; i += kTiledDepth) {
+    const uint32_t depth = k - i < kTiledDepth ? k - i : kTiledDepth;
+    kernels_.bf16.pack_right_transposed(
+        type, {w.data + row * w.row_bytes, w.woven, w.row_bytes, rows}, i, depth, right);
+    for (uint32_t t = 0; t < n; t += kTiledBlock) {
+      const uint32_t count = n - t < kTiledBlock ? n - t : kTiledBlock;
+      // Whole tiles of all k of 16 tokens lie side by side.
+      const uint16_t *tokens = left + bf16_values(t, k) + uint64_t{i} * 16;
+      kernels_.bf16.gemm({tokens, bf16_values(16, k), right, count, rows, depth, i != 0},
+                         job.y + uint64_t{first + t} * job.y_stride + row, job.y_stride);
+    }
+  }
+}
+
+// Integers and floats.
+void CpuBackend::linear_panels(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
+                               uint32_t n_jobs) {
   bool integer = false;
   EqualItems items;
   items.first[0] = 0;
@@ -155,7 +220,7 @@ void CpuBackend::panel_product(const LinearJob &job, uint32_t n, uint32_t k, uin
   const PanelShape shape = {k, traits.group, traits.has_min};
   const uint32_t row = panel * kernels_.panel_rows;
   const uint32_t rows = w.rows - row < kernels_.panel_rows ? w.rows - row : kernels_.panel_rows;
-  uint8_t *unpacked = align64(thread_scratch(thread));
+  uint8_t *unpacked = align64(reinterpret_cast<uint8_t *>(thread_scratch(thread)));
   uint8_t *scratch = unpacked + ((kernels_.panel_bytes(shape) + 63) & ~size_t{63});
   kernels_.pack_panel(traits, {w.data + row * w.row_bytes, w.woven, w.row_bytes, rows}, k, unpacked,
                       scratch);

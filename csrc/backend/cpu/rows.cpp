@@ -4,24 +4,42 @@
 
 namespace q35 {
 
-uint64_t CpuBackend::activation_bytes(uint32_t tokens, uint32_t k) const {
-  const uint64_t values = static_cast<uint64_t>(tokens) * k;
-  const uint64_t tiles = (tokens + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
-  return values + sizeof(float) * (values / kActGroup + values / 16) +
-         tiles * kernels_.tile_bytes(k);
+namespace {
+
+// Tokens whose input linear() quantises at once: with products of bf16 only a few.
+uint32_t integer_tokens(const Kernels &kernels, uint32_t tokens) {
+  return kernels.bf16.gemm != nullptr && tokens > kGemvMaxCols ? kGemvMaxCols : tokens;
 }
 
-// Room for the quantised input of linear(): `tokens` rows of k values. Called for several shapes,
-// each array keeps the largest.
+// Values of the packed input of linear(), with room to align it.
+uint64_t packed_values(const Kernels &kernels, uint32_t tokens, uint32_t k) {
+  if (kernels.bf16.gemm == nullptr) return 0;
+  return bf16_values(tokens < kTiledTokens ? tokens : kTiledTokens, k) + 32;
+}
+
+}  // namespace
+
+uint64_t CpuBackend::activation_bytes(uint32_t tokens, uint32_t k) const {
+  const uint32_t n = integer_tokens(kernels_, tokens);
+  const uint64_t values = static_cast<uint64_t>(n) * k;
+  const uint64_t tiles = (n + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
+  return values + sizeof(float) * (values / kActGroup + values / 16) +
+         tiles * kernels_.tile_bytes(k) + 2 * packed_values(kernels_, tokens, k);
+}
+
+// Room for the quantised or packed input of linear(): `tokens` rows of k values. Called for several
+// shapes, each array keeps the largest.
 Status CpuBackend::reserve_activations(uint32_t tokens, uint32_t k) {
-  const uint64_t tiles = (tokens + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
-  const auto grow = [](auto *array, uint64_t n) {
-    return n > array->size() ? array->resize(n) : kOk;
+  const uint32_t n = integer_tokens(kernels_, tokens);
+  const uint64_t tiles = (n + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
+  const auto grow = [](auto *array, uint64_t size) {
+    return size > array->size() ? array->resize(size) : kOk;
   };
-  Q35_TRY(grow(&act_q_, static_cast<uint64_t>(tokens) * k));
-  Q35_TRY(grow(&act_d_, static_cast<uint64_t>(tokens) * (k / kActGroup)));
-  Q35_TRY(grow(&act_s_, static_cast<uint64_t>(tokens) * (k / 16)));
-  return grow(&tiles_, tiles * kernels_.tile_bytes(k));
+  Q35_TRY(grow(&act_q_, static_cast<uint64_t>(n) * k));
+  Q35_TRY(grow(&act_d_, static_cast<uint64_t>(n) * (k / kActGroup)));
+  Q35_TRY(grow(&act_s_, static_cast<uint64_t>(n) * (k / 16)));
+  Q35_TRY(grow(&tiles_, tiles * kernels_.tile_bytes(k)));
+  return grow(&packed_, packed_values(kernels_, tokens, k));
 }
 
 Status CpuBackend::reserve(const Config &config, uint32_t max_tokens) {
@@ -33,7 +51,7 @@ Status CpuBackend::reserve(const Config &config, uint32_t max_tokens) {
 }
 
 uint64_t CpuBackend::scratch_bytes() const {
-  return act_q_.size() + tiles_.size() +
+  return act_q_.size() + tiles_.size() + 2 * packed_.size() +
          4 * (act_d_.size() + act_s_.size() + scratch_.size() + partial_.size());
 }
 

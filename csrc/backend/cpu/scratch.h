@@ -14,6 +14,12 @@ namespace q35 {
 // first-level cache for all but one of them. Together 128 KiB, a part of the second-level cache.
 constexpr uint32_t kFloatPanelDepth = 256, kFloatPanels = 4, kFloatTokens = 24;
 
+// The next 64-byte line.
+template <class T>
+inline T *align64(T *p) {
+  return reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(p) + 63) & ~uintptr_t{63});
+}
+
 // ---- attention
 constexpr uint32_t kKvTile = 64;     // cache entries handled at once
 constexpr uint32_t kBlockTile = 96;  // the same for blocks of query rows: whole register tiles
@@ -37,12 +43,21 @@ inline uint32_t max_linear_input(const Config &c) {
   return k;
 }
 
+// Products of bf16: tokens whose input is packed at once; rows, values of them and tokens that meet
+// in one call: both factors are 512 KiB then, in a second-level cache of 2 MiB.
+constexpr uint32_t kTiledTokens = 2048, kTiledRows = 128, kTiledDepth = 2048, kTiledBlock = 128;
+constexpr uint32_t kTiledStep = 32;  // rows and tokens that share tiles
+
 inline uint64_t linear_scratch_floats(const Kernels &kernels, uint32_t k) {
   const size_t panel = kernels.panel_bytes({k, 16, true}) + kernels.pack_scratch_bytes(k) + 128;
   // a decoded row, the transposed panels, and a product narrower than a panel
   const uint64_t floats =
       kFloatPanelDepth * (1ull + kFloatPanels * kTileCols) + kFloatTokens * kTileCols;
-  return panel / 4 > floats ? panel / 4 + 64 : floats;
+  const uint64_t most = panel / 4 > floats ? panel / 4 + 64 : floats;
+  const uint64_t tiles = kernels.bf16.gemm == nullptr
+                             ? 0
+                             : bf16_values(kTiledRows, k < kTiledDepth ? k : kTiledDepth) / 2 + 16;
+  return most > tiles ? most : tiles;
 }
 
 inline uint32_t group_tokens(uint32_t group) {

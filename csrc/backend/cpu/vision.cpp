@@ -28,18 +28,65 @@ uint64_t patch_attention_floats(uint32_t head_dim) {
   return kPatchBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
 }
 
+// Patches of a tile of keys and values as bf16.
+constexpr uint32_t kTiledPatches = 256;
+
+// Up to 32 query rows of one head, as columns of products of bf16.
+struct TiledBlock {
+  uint16_t *queries;  // packed [head_dim, 32]
+  float *outputs;     // [head_dim, 32]
+  float *m, *l;       // [32]
+};
+
+// What attend_patches_tiled works on, laid out in the thread's scratch.
+struct TiledScratch {
+  TiledBlock blocks[kPatchBlocks];
+  uint16_t *keys, *values;  // packed [tile, head_dim] and [head_dim, tile]
+  float *scores;            // [tile, 32]
+  uint16_t *weights;        // packed [tile, 32]
+  float *shrink;            // [32]
+
+  static uint64_t floats(uint32_t d) {
+    return kPatchBlocks * (bf16_values(kTileCols, d) / 2 + (d + 2ull) * kTileCols) +
+           (bf16_values(kTiledPatches, d) + bf16_values(d, kTiledPatches)) / 2 +
+           kTiledPatches * (kTileCols + kTileCols / 2) + kTileCols + 16;
+  }
+
+  TiledScratch(float *from, uint32_t d) {
+    float *at = align64(from);
+    const auto take = [&at](uint64_t count) { return at += count, at - count; };
+    const auto take_bf16 = [&](uint64_t count) {
+      return reinterpret_cast<uint16_t *>(take(count / 2));
+    };
+    for (TiledBlock &b : blocks) {
+      b.queries = take_bf16(bf16_values(kTileCols, d));
+      b.outputs = take(uint64_t{d} * kTileCols);
+      b.m = take(kTileCols);
+      b.l = take(kTileCols);
+    }
+    keys = take_bf16(bf16_values(kTiledPatches, d));
+    values = take_bf16(bf16_values(d, kTiledPatches));
+    scores = take(kTiledPatches * kTileCols);
+    weights = take_bf16(bf16_values(kTileCols, kTiledPatches));
+    shrink = take(kTileCols);
+  }
+};
+
 }  // namespace
 
 uint64_t CpuBackend::vision_scratch_floats(const VisionConfig &c) const {
   uint32_t k = c.merged_dim() > c.n_ff ? c.merged_dim() : c.n_ff;
   if (k < 2 * c.frame_values()) k = 2 * c.frame_values();
   const uint64_t linear = linear_scratch_floats(kernels_, k);
-  const uint64_t attention = patch_attention_floats(c.head_dim());
+  uint64_t attention = patch_attention_floats(c.head_dim());
+  if (kernels_.bf16.gemm != nullptr && TiledScratch::floats(c.head_dim()) > attention) {
+    attention = TiledScratch::floats(c.head_dim());
+  }
   return ((linear > attention ? linear : attention) + 31) / 16 * 16;
 }
 
 Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, bool quantized) {
-  if (quantized) {
+  if (quantized || kernels_.bf16.gemm != nullptr) {
     Q35_TRY(reserve_activations(max_patches, c.n_embd));
     Q35_TRY(reserve_activations(max_patches, c.n_ff));
     Q35_TRY(reserve_activations(max_patches / (c.merge * c.merge), c.merged_dim()));
@@ -51,7 +98,7 @@ Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, b
 uint64_t CpuBackend::vision_bytes(const VisionConfig &c, uint32_t max_patches,
                                   bool quantized) const {
   const uint64_t scratch = sizeof(float) * vision_scratch_floats(c) * pool_->size();
-  if (!quantized) return scratch;
+  if (!quantized && kernels_.bf16.gemm == nullptr) return scratch;
   const uint32_t width = c.n_ff > c.n_embd ? c.n_ff : c.n_embd;
   const uint64_t wide = activation_bytes(max_patches, width);
   const uint64_t merged = activation_bytes(max_patches / (c.merge * c.merge), c.merged_dim());
@@ -129,7 +176,11 @@ void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
   pool_->run(items * a.n_head, [&](uint32_t item, int thread) {
     const uint32_t first = item / a.n_head * width;
     const uint32_t count = a.n - first < width ? a.n - first : width;
-    attend_patches(a, item % a.n_head, first, count, thread);
+    if (a.rounded && kernels_.bf16.gemm != nullptr) {
+      attend_patches_tiled(a, item % a.n_head, first, count, thread);
+    } else {
+      attend_patches(a, item % a.n_head, first, count, thread);
+    }
   });
 }
 
@@ -171,6 +222,52 @@ void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint
   for (uint32_t row = 0; row < count; row++) {
     Columns b;
     b.place(scratch + row / kTileCols * block_floats(d), d);
+    const uint32_t c = row % kTileCols;
+    float *out = a.out + static_cast<uint64_t>(first + row) * e + head * d;
+    for (uint32_t k = 0; k < d; k++) out[k] = b.outputs[k * kTileCols + c] / b.l[c];
+  }
+}
+
+// The same with products of bf16.
+void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t head, uint32_t first,
+                                      uint32_t count, int thread) {
+  const Bf16Kernels &bf16 = kernels_.bf16;
+  const uint32_t d = a.head_dim, e = a.n_head * d;
+  const uint64_t stride = 3ull * e;
+  const float *queries = a.qkv + head * d, *keys = queries + e, *values = keys + e;
+  const uint32_t n_blocks = (count + kTileCols - 1) / kTileCols;
+  TiledScratch s(thread_scratch(thread), d);
+  for (uint32_t i = 0; i < n_blocks; i++) {
+    const TiledBlock &b = s.blocks[i];
+    const uint32_t row = i * kTileCols, left = count - row;
+    const float *from = queries + (first + row) * stride;
+    bf16.pack_right_transposed(type_traits(DType::F32),
+                               {reinterpret_cast<const uint8_t *>(from), false,
+                                stride * sizeof(float), left < kTileCols ? left : kTileCols},
+                               0, d, b.queries);
+    std::memset(b.outputs, 0, sizeof(float) * d * kTileCols);
+    for (uint32_t c = 0; c < kTileCols; c++) {
+      b.m[c] = -INFINITY;
+      b.l[c] = 0.0f;
+    }
+  }
+  for (uint32_t j = 0; j < a.n; j += kTiledPatches) {
+    const uint32_t n = a.n - j < kTiledPatches ? a.n - j : kTiledPatches;
+    bf16.pack_left(keys + j * stride, stride, n, d, s.keys);
+    bf16.pack_left_transposed(values + j * stride, stride, d, n, s.values);
+    for (uint32_t i = 0; i < n_blocks; i++) {
+      const TiledBlock &b = s.blocks[i];
+      bf16.gemm({s.keys, bf16_values(16, d), b.queries, n, kTileCols, d, false}, s.scores,
+                kTileCols);
+      kernels_.softmax_cols(s.scores, n, b.m, b.l, s.shrink);
+      kernels_.scale_cols(b.outputs, s.shrink, d);
+      bf16.pack_right(s.scores, kTileCols, n, kTileCols, s.weights);
+      bf16.gemm({s.values, bf16_values(16, n), s.weights, d, kTileCols, n, true}, b.outputs,
+                kTileCols);
+    }
+  }
+  for (uint32_t row = 0; row < count; row++) {
+    const TiledBlock &b = s.blocks[row / kTileCols];
     const uint32_t c = row % kTileCols;
     float *out = a.out + static_cast<uint64_t>(first + row) * e + head * d;
     for (uint32_t k = 0; k < d; k++) out[k] = b.outputs[k * kTileCols + c] / b.l[c];
