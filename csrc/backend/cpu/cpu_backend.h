@@ -71,6 +71,7 @@ class CpuBackend final : public Backend {
   }
 
   uint64_t vision_scratch_floats(const VisionConfig &config) const;
+  uint64_t packed_values(uint32_t tokens, uint32_t k) const;
   // Bytes of the quantised input of linear(): `tokens` rows of k values.
   uint64_t activation_bytes(uint32_t tokens, uint32_t k) const;
   [[nodiscard]] Status reserve_activations(uint32_t tokens, uint32_t k);
@@ -104,8 +105,9 @@ class CpuBackend final : public Backend {
 
   void attend_patches(const PatchAttentionArgs &args, uint32_t head, uint32_t first, uint32_t count,
                       int thread);
-  void attend_patches_tiled(const PatchAttentionArgs &args, uint32_t head, uint32_t first,
-                            uint32_t count, int thread);
+  void pack_heads(const PatchAttentionArgs &args, uint32_t head, uint32_t heads);
+  void attend_patches_tiled(const PatchAttentionArgs &args, uint32_t first_head, uint32_t packed,
+                            uint32_t first, uint32_t count, int thread);
 
   void delta_head(const DeltaNetArgs &args, uint32_t k_head, int thread);
   void delta_replay(const DeltaNetArgs &args, uint32_t k_head);

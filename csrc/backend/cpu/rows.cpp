@@ -11,20 +11,20 @@ uint32_t integer_tokens(const Kernels &kernels, uint32_t tokens) {
   return kernels.bf16.gemm != nullptr && tokens > kGemvMaxCols ? kGemvMaxCols : tokens;
 }
 
+}  // namespace
+
 // Values of the packed input of linear(), with room to align it.
-uint64_t packed_values(const Kernels &kernels, uint32_t tokens, uint32_t k) {
-  if (kernels.bf16.gemm == nullptr) return 0;
+uint64_t CpuBackend::packed_values(uint32_t tokens, uint32_t k) const {
+  if (kernels_.bf16.gemm == nullptr) return 0;
   return bf16_values(tokens < kTiledTokens ? tokens : kTiledTokens, k) + 32;
 }
-
-}  // namespace
 
 uint64_t CpuBackend::activation_bytes(uint32_t tokens, uint32_t k) const {
   const uint32_t n = integer_tokens(kernels_, tokens);
   const uint64_t values = static_cast<uint64_t>(n) * k;
   const uint64_t tiles = (n + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
   return values + sizeof(float) * (values / kActGroup + values / 16) +
-         tiles * kernels_.tile_bytes(k) + 2 * packed_values(kernels_, tokens, k);
+         tiles * kernels_.tile_bytes(k);
 }
 
 // Room for the quantised or packed input of linear(): `tokens` rows of k values. Called for several
@@ -39,7 +39,7 @@ Status CpuBackend::reserve_activations(uint32_t tokens, uint32_t k) {
   Q35_TRY(grow(&act_d_, static_cast<uint64_t>(n) * (k / kActGroup)));
   Q35_TRY(grow(&act_s_, static_cast<uint64_t>(n) * (k / 16)));
   Q35_TRY(grow(&tiles_, tiles * kernels_.tile_bytes(k)));
-  return grow(&packed_, packed_values(kernels_, tokens, k));
+  return grow(&packed_, packed_values(tokens, k));
 }
 
 Status CpuBackend::reserve(const Config &config, uint32_t max_tokens) {

@@ -28,8 +28,27 @@ uint64_t patch_attention_floats(uint32_t head_dim) {
   return kPatchBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
 }
 
-// Patches of a tile of keys and values as bf16.
+// Patches of a tile of keys and values as bf16, and most bytes of those that are packed at once.
 constexpr uint32_t kTiledPatches = 256;
+constexpr uint64_t kTiledKeysBytes = 8 << 20;
+
+// Packed keys [tile, head_dim], or values [head_dim, tile], of one tile.
+uint64_t tile_values(uint32_t head_dim) {
+  const uint64_t keys = bf16_values(kTiledPatches, head_dim);
+  const uint64_t values = bf16_values(head_dim, kTiledPatches);
+  return keys > values ? keys : values;
+}
+
+// Keys and values of one head: tiles of both in turn.
+uint64_t head_values(uint32_t n, uint32_t head_dim) {
+  return (n + kTiledPatches - 1) / kTiledPatches * 2 * tile_values(head_dim);
+}
+
+// How many heads are packed at once.
+uint32_t tiled_heads(uint32_t n, uint32_t n_head, uint32_t head_dim) {
+  const uint64_t heads = kTiledKeysBytes / (2 * head_values(n, head_dim));
+  return heads < 1 ? 1 : heads > n_head ? n_head : static_cast<uint32_t>(heads);
+}
 
 // Up to 32 query rows of one head, as columns of products of bf16.
 struct TiledBlock {
@@ -41,14 +60,12 @@ struct TiledBlock {
 // What attend_patches_tiled works on, laid out in the thread's scratch.
 struct TiledScratch {
   TiledBlock blocks[kPatchBlocks];
-  uint16_t *keys, *values;  // packed [tile, head_dim] and [head_dim, tile]
-  float *scores;            // [tile, 32]
-  uint16_t *weights;        // packed [tile, 32]
-  float *shrink;            // [32]
+  float *scores;      // [tile, 32]
+  uint16_t *weights;  // packed [tile, 32]
+  float *shrink;      // [32]
 
   static uint64_t floats(uint32_t d) {
     return kPatchBlocks * (bf16_values(kTileCols, d) / 2 + (d + 2ull) * kTileCols) +
-           (bf16_values(kTiledPatches, d) + bf16_values(d, kTiledPatches)) / 2 +
            kTiledPatches * (kTileCols + kTileCols / 2) + kTileCols + 16;
   }
 
@@ -64,13 +81,16 @@ struct TiledScratch {
       b.m = take(kTileCols);
       b.l = take(kTileCols);
     }
-    keys = take_bf16(bf16_values(kTiledPatches, d));
-    values = take_bf16(bf16_values(d, kTiledPatches));
     scores = take(kTiledPatches * kTileCols);
     weights = take_bf16(bf16_values(kTileCols, kTiledPatches));
     shrink = take(kTileCols);
   }
 };
+
+// Packed keys and values, with room to align them.
+uint64_t tiled_keys_values(const VisionConfig &c, uint32_t n) {
+  return tiled_heads(n, c.n_head, c.head_dim()) * head_values(n, c.head_dim()) + 32;
+}
 
 }  // namespace
 
@@ -86,6 +106,10 @@ uint64_t CpuBackend::vision_scratch_floats(const VisionConfig &c) const {
 }
 
 Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, bool quantized) {
+  if (kernels_.bf16.gemm != nullptr) {
+    const uint64_t values = tiled_keys_values(c, max_patches);
+    if (values > packed_.size()) Q35_TRY(packed_.resize(values));
+  }
   if (quantized || kernels_.bf16.gemm != nullptr) {
     Q35_TRY(reserve_activations(max_patches, c.n_embd));
     Q35_TRY(reserve_activations(max_patches, c.n_ff));
@@ -98,11 +122,17 @@ Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, b
 uint64_t CpuBackend::vision_bytes(const VisionConfig &c, uint32_t max_patches,
                                   bool quantized) const {
   const uint64_t scratch = sizeof(float) * vision_scratch_floats(c) * pool_->size();
-  if (!quantized && kernels_.bf16.gemm == nullptr) return scratch;
+  const bool tiled = kernels_.bf16.gemm != nullptr;
+  if (!quantized && !tiled) return scratch;
   const uint32_t width = c.n_ff > c.n_embd ? c.n_ff : c.n_embd;
-  const uint64_t wide = activation_bytes(max_patches, width);
-  const uint64_t merged = activation_bytes(max_patches / (c.merge * c.merge), c.merged_dim());
-  return scratch + (wide > merged ? wide : merged);
+  const uint32_t blocks = max_patches / (c.merge * c.merge);
+  const auto most = [](uint64_t a, uint64_t b) { return a > b ? a : b; };
+  const uint64_t integers =
+      most(activation_bytes(max_patches, width), activation_bytes(blocks, c.merged_dim()));
+  if (!tiled) return scratch + integers;
+  const uint64_t packed =
+      most(packed_values(max_patches, width), packed_values(blocks, c.merged_dim()));
+  return scratch + integers + 2 * most(packed, tiled_keys_values(c, max_patches));
 }
 
 void CpuBackend::patches(const PatchArgs &a) {
@@ -173,14 +203,36 @@ void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
     }
   });
   const uint32_t width = kPatchBlocks * kTileCols, items = (a.n + width - 1) / width;
-  pool_->run(items * a.n_head, [&](uint32_t item, int thread) {
-    const uint32_t first = item / a.n_head * width;
-    const uint32_t count = a.n - first < width ? a.n - first : width;
-    if (a.rounded && kernels_.bf16.gemm != nullptr) {
-      attend_patches_tiled(a, item % a.n_head, first, count, thread);
-    } else {
-      attend_patches(a, item % a.n_head, first, count, thread);
-    }
+  const bool tiled = a.rounded && kernels_.bf16.gemm != nullptr;
+  const uint32_t step = tiled ? tiled_heads(a.n, a.n_head, a.head_dim) : a.n_head;
+  for (uint32_t head = 0; head < a.n_head; head += step) {
+    const uint32_t heads = a.n_head - head < step ? a.n_head - head : step;
+    if (tiled) pack_heads(a, head, heads);
+    pool_->run(items * heads, [&](uint32_t item, int thread) {
+      const uint32_t first = item / heads * width;
+      const uint32_t count = a.n - first < width ? a.n - first : width;
+      if (tiled) {
+        attend_patches_tiled(a, head, item % heads, first, count, thread);
+      } else {
+        attend_patches(a, head + item % heads, first, count, thread);
+      }
+    });
+  }
+}
+
+// Keys and values of some heads as bf16, for attend_patches_tiled.
+void CpuBackend::pack_heads(const PatchAttentionArgs &a, uint32_t head, uint32_t heads) {
+  const uint32_t d = a.head_dim, e = a.n_head * d;
+  const uint64_t stride = 3ull * e;
+  const uint32_t tiles = (a.n + kTiledPatches - 1) / kTiledPatches;
+  uint16_t *packed = align64(packed_.data());
+  pool_->run(tiles * heads, [&](uint32_t item, int) {
+    const uint32_t h = item / tiles, j = item % tiles * kTiledPatches;
+    const uint32_t n = a.n - j < kTiledPatches ? a.n - j : kTiledPatches;
+    const float *keys = a.qkv + j * stride + e + (head + h) * d;
+    uint16_t *out = packed + h * head_values(a.n, d) + item % tiles * 2 * tile_values(d);
+    kernels_.bf16.pack_left(keys, stride, n, d, out);
+    kernels_.bf16.pack_left_transposed(keys + e, stride, d, n, out + tile_values(d));
   });
 }
 
@@ -228,13 +280,14 @@ void CpuBackend::attend_patches(const PatchAttentionArgs &a, uint32_t head, uint
   }
 }
 
-// The same with products of bf16.
-void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t head, uint32_t first,
-                                      uint32_t count, int thread) {
+// The same with products of bf16. packed: of the heads from `first_head` on, which one this is.
+void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t first_head,
+                                      uint32_t packed, uint32_t first, uint32_t count, int thread) {
   const Bf16Kernels &bf16 = kernels_.bf16;
-  const uint32_t d = a.head_dim, e = a.n_head * d;
+  const uint32_t d = a.head_dim, e = a.n_head * d, head = first_head + packed;
   const uint64_t stride = 3ull * e;
-  const float *queries = a.qkv + head * d, *keys = queries + e, *values = keys + e;
+  const float *queries = a.qkv + head * d;
+  const uint16_t *tile = align64(packed_.data()) + packed * head_values(a.n, d);
   const uint32_t n_blocks = (count + kTileCols - 1) / kTileCols;
   TiledScratch s(thread_scratch(thread), d);
   for (uint32_t i = 0; i < n_blocks; i++) {
@@ -253,16 +306,15 @@ void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t head
   }
   for (uint32_t j = 0; j < a.n; j += kTiledPatches) {
     const uint32_t n = a.n - j < kTiledPatches ? a.n - j : kTiledPatches;
-    bf16.pack_left(keys + j * stride, stride, n, d, s.keys);
-    bf16.pack_left_transposed(values + j * stride, stride, d, n, s.values);
+    const uint16_t *keys = tile, *values = tile + tile_values(d);
+    tile += 2 * tile_values(d);
     for (uint32_t i = 0; i < n_blocks; i++) {
       const TiledBlock &b = s.blocks[i];
-      bf16.gemm({s.keys, bf16_values(16, d), b.queries, n, kTileCols, d, false}, s.scores,
-                kTileCols);
+      bf16.gemm({keys, bf16_values(16, d), b.queries, n, kTileCols, d, false}, s.scores, kTileCols);
       kernels_.softmax_cols(s.scores, n, b.m, b.l, s.shrink);
       kernels_.scale_cols(b.outputs, s.shrink, d);
       bf16.pack_right(s.scores, kTileCols, n, kTileCols, s.weights);
-      bf16.gemm({s.values, bf16_values(16, n), s.weights, d, kTileCols, n, true}, b.outputs,
+      bf16.gemm({values, bf16_values(16, n), s.weights, d, kTileCols, n, true}, b.outputs,
                 kTileCols);
     }
   }
