@@ -6,6 +6,8 @@
                                      ├ calls.py, values.py   tool calls and their arguments
                                      └ thought.py, loops.py  when a thought has to end
 
+A template of the user's own may render instead (custom.py), never unless asked for.
+
 Read render.py first: it is the chat format. Then reader.py and calls.py, which undo it, and
 conversation.py, which puts the loop together. methods.py has what users call; openai.py gives it
 OpenAI's shapes; run_tools.py runs Python functions.

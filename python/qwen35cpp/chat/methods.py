@@ -40,6 +40,7 @@ class ChatMethods:
     seed: int | None
     _engine: Engine
     _end_tokens: frozenset[int]
+    _chat_template: str | os.PathLike[str] | None
     _chat_model: ChatModel | None = None
 
     @overload
@@ -376,5 +377,5 @@ class ChatMethods:
         from .model import ChatModel
 
         if self._chat_model is None:
-            self._chat_model = ChatModel(self._engine, self._end_tokens)
+            self._chat_model = ChatModel(self._engine, self._end_tokens, self._chat_template)
         return self._chat_model

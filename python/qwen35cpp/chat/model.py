@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from .call_grammar import CallGrammar, is_strict
 from .conversation import ChatRequest, ChatStream, answer
 from .messages import Medium, Message, checked_list
 from .overflow import drop_turns, room_for_prompt
-from .render import Expand, Rendered, as_given, render
+from .pieces import Expand, as_given
+from .render import Rendered, render
 from .tools import Tool, parameters_of, tool_schemas
 from .vocabulary import THINK, Vocabulary, thinks_by_default
 
 if TYPE_CHECKING:
     from ..vision import Budget, PicturePrompt, Preset, View
+    from .custom import ChatTemplate
 
 
 def conversation(
@@ -52,12 +55,24 @@ def conversation(
 class ChatModel:
     """The chat side of an opened model."""
 
-    def __init__(self, engine: Engine, end_tokens: frozenset[int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        end_tokens: frozenset[int],
+        chat_template: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """`chat_template`: see Llama."""
         self._engine = engine
         self._end_tokens = end_tokens
         self.vocabulary = Vocabulary(engine.tokenize)
-        template = engine.metadata("tokenizer.chat_template")
-        self.thinks_by_default = thinks_by_default(template, engine.info)
+        self._template: ChatTemplate | None = None
+        text = engine.metadata("tokenizer.chat_template")
+        if chat_template is not None:
+            from .custom import ChatTemplate, template_text
+
+            text = template_text(chat_template, engine)
+            self._template = ChatTemplate(text, self.vocabulary)
+        self.thinks_by_default = thinks_by_default(text, engine.info)
 
     def render(
         self,
@@ -70,14 +85,17 @@ class ChatModel:
         expand: Expand = as_given,
     ) -> Rendered:
         """A conversation as token ids, see render.render; `thinking` None: as the model does."""
+        if thinking is None and self._template is None:
+            thinking = self.thinks_by_default
         return render(
             messages,
             self.vocabulary,
             tools=tool_schemas(tools),
-            thinking=self.thinks_by_default if thinking is None else thinking,
+            thinking=thinking,
             add_generation_prompt=add_generation_prompt,
             add_vision_id=add_vision_id,
             expand=expand,
+            template=self._template,
         )
 
     def _expand(self, budget: Budget | Preset) -> Expand:
