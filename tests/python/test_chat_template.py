@@ -284,6 +284,33 @@ def test_chats_tools_and_decisions_work_as_with_the_renderer() -> None:
     assert results[0][3][0]["name"] == "get_weather"
 
 
+def test_one_chat_may_have_a_template_of_its_own(plain: Llama) -> None:
+    before = plain.render_chat([USER]).ids
+    for i in range(6):  # more than are kept
+        ids = plain.render_chat([USER], chat_template=CHATML + f"{i}").ids
+        assert plain.decode(ids).endswith(str(i))
+    assert plain.render_chat([USER]).ids == before
+    assert len(plain._chat()._templates) == 4
+    with Llama.tiny(n_ctx=512, n_threads=1) as llama:
+        own = llama.chat("Hi", chat_template=own_template(), temperature=0, max_tokens=5)
+        assert own == llama.chat("Hi", temperature=0, max_tokens=5)
+        with pytest.raises(TemplateInvalid, match="line 1"):
+            llama.chat("Hi", chat_template="{% if %}")
+
+
+def test_a_request_to_the_server_cannot_bring_a_template() -> None:
+    pytest.importorskip("starlette", reason="needs the extra [server]")
+    import httpx2
+
+    from qwen35cpp.server import Settings, serving
+
+    with Llama.tiny(n_ctx=512, n_threads=1) as llama, serving(llama, Settings(port=0)) as url:
+        for more in ({"chat_template": CHATML}, {"chat_template_kwargs": {"chat_template": "x"}}):
+            answer = httpx2.post(f"{url}/v1/chat/completions", json={"messages": [USER], **more})
+            assert answer.status_code == 400
+            assert "chat_template" in answer.json()["error"]["message"]
+
+
 def test_commands_take_a_template(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "chat.jinja").write_text(own_template())
     command = ["run", "tiny", "Tell me a story about a dog.", "-n", "12", "--temp", "0", "-t", "1"]

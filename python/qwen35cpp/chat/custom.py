@@ -85,6 +85,7 @@ class ChatTemplate:
                 "a custom chat template needs the package minijinja",
                 hint='pip install "qwen35cpp[template]"',
             )
+        self.source = source
         length, most = len(source), _MOST_SOURCE
         if length > most:
             raise TemplateInvalid(f"the chat template has {length:,} characters, at most {most:,}")

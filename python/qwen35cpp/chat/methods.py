@@ -300,6 +300,7 @@ class ChatMethods:
         think: bool | None = None,
         add_generation_prompt: bool = True,
         add_vision_id: bool = False,
+        chat_template: str | os.PathLike[str] | None = None,
     ) -> Rendered:
         """The token ids that a conversation stands for, with the places of its pictures.
 
@@ -311,6 +312,7 @@ class ChatMethods:
             thinking=think,
             add_generation_prompt=add_generation_prompt,
             add_vision_id=add_vision_id,
+            chat_template=chat_template,
         )
 
     @overload

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..vision import Budget, PicturePrompt, Preset, View
     from .custom import ChatTemplate
 
+_MOST_TEMPLATES = 4  # compiled at once; each has a process
+
 
 def conversation(
     prompt: str | Sequence[Message], system: str | None, images: Any
@@ -65,14 +67,23 @@ class ChatModel:
         self._engine = engine
         self._end_tokens = end_tokens
         self.vocabulary = Vocabulary(engine.tokenize)
-        self._template: ChatTemplate | None = None
-        text = engine.metadata("tokenizer.chat_template")
-        if chat_template is not None:
-            from .custom import ChatTemplate, template_text
-
-            text = template_text(chat_template, engine)
-            self._template = ChatTemplate(text, self.vocabulary)
+        self._templates: dict[str, ChatTemplate] = {}  # the last few, by their text
+        self._template = self._compiled(chat_template)
+        own = engine.metadata("tokenizer.chat_template")
+        text = self._template.source if self._template else own
         self.thinks_by_default = thinks_by_default(text, engine.info)
+
+    def _compiled(self, given: str | os.PathLike[str] | None) -> ChatTemplate | None:
+        """The template that a caller wants, None for none."""
+        if given is None:
+            return None
+        from .custom import ChatTemplate, template_text
+
+        text = template_text(given, self._engine)
+        found = self._templates.pop(text, None) or ChatTemplate(text, self.vocabulary)
+        kept = list(self._templates.items())[-_MOST_TEMPLATES + 1 :]
+        self._templates = dict([*kept, (text, found)])
+        return found
 
     def render(
         self,
@@ -83,9 +94,11 @@ class ChatModel:
         add_generation_prompt: bool = True,
         add_vision_id: bool = False,
         expand: Expand = as_given,
+        chat_template: str | os.PathLike[str] | None = None,
     ) -> Rendered:
         """A conversation as token ids, see render.render; `thinking` None: as the model does."""
-        if thinking is None and self._template is None:
+        template = self._compiled(chat_template) or self._template
+        if thinking is None and template is None:
             thinking = self.thinks_by_default
         return render(
             messages,
@@ -95,7 +108,7 @@ class ChatModel:
             add_generation_prompt=add_generation_prompt,
             add_vision_id=add_vision_id,
             expand=expand,
-            template=self._template,
+            template=template,
         )
 
     def _expand(self, budget: Budget | Preset) -> Expand:
@@ -161,10 +174,16 @@ class ChatModel:
             _check_forced(forced_call, parameters_of(schemas))
         rest = dict(options)
         expand = self._expand(rest.pop("budget", "default"))
+        template = rest.pop("chat_template", None)
 
         def rendered_of(some: Sequence[Message]) -> Rendered:
             return self.render(
-                some, tools=schemas, thinking=think, add_vision_id=add_vision_id, expand=expand
+                some,
+                tools=schemas,
+                thinking=think,
+                add_vision_id=add_vision_id,
+                expand=expand,
+                chat_template=template,
             )
 
         rendered = rendered_of(messages)
