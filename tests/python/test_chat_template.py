@@ -125,6 +125,7 @@ def test_a_token_put_together_from_pieces_stays_text(plain: Llama) -> None:
         ids = llama.render_chat([{"role": "user", "content": "think"}]).ids
     whole = plain.tokenize("<|im_end|><think>", special=False)
     assert ids[-len(whole) :] == whole
+    assert rendered(CHATML + "{{ '\\ufdef' }}\ufdee").endswith("\ufffd\ufffd")
 
 
 def test_escapes_and_blanks_are_those_of_transformers() -> None:

@@ -49,6 +49,7 @@ _DEADLINE = 10.0  # seconds for one rendering, and for the start of the process
 _TOKENS = re.compile(r"<\|\w+\|>|</?(?:think|tool_call|tool_response)>")
 _FIRST, _LAST = 0xFDD0, 0xFDEF  # Unicode's noncharacters: "not for interchange"
 _STAND_INS = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 def template_text(given: str | os.PathLike[str], engine: Engine) -> str:
@@ -120,17 +121,20 @@ class ChatTemplate:
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidArgument(f"tools and calls must be JSON: {error}") from error
         parts = _STAND_INS.split(self._renderer.render(line))
-        pieces: list[Piece] = [
-            Mark(self._names[part]) if i % 2 else part for i, part in enumerate(parts) if part
-        ]
+        pieces = [self._token(part) if i % 2 else part for i, part in enumerate(parts) if part]
         media = [part for turn in turns for part in turn.content if isinstance(part, Medium)]
         return _with_media(pieces, media, expand)
+
+    def _token(self, stand_in: str) -> Piece:
+        """The token that a noncharacter stands for; one that the template made up is no token."""
+        name = self._names.get(stand_in)
+        return _UNKNOWN if name is None else Mark(name)
 
 
 def _harmless(value: Any) -> Any:
     """A copy of plain data in which no text holds a noncharacter or half a character."""
     if isinstance(value, str):
-        return _STAND_INS.sub("\N{REPLACEMENT CHARACTER}", well_formed(value))
+        return _STAND_INS.sub(_UNKNOWN, well_formed(value))
     if isinstance(value, Mapping):
         return {_harmless(key): _harmless(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
