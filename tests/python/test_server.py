@@ -184,7 +184,7 @@ def test_every_protocol_tells_timings_cached_tokens_and_progress(protocol: str) 
         assert int(re.findall(r"cached\S* (\d+)", metrics)[-1]) > 800
 
 
-def test_completions_take_seeds_stops_logprobs_and_schemas(client: Any, llama: Llama) -> None:
+def test_completions_take_seeds_stops_and_logprobs(client: Any, llama: Llama) -> None:
     body = {"prompt": "Once there was a", "max_tokens": 12, "seed": 5, "temperature": 1, "n": 2}
     whole = client.post("/v1/completions", json={**body, "logprobs": 2}).json()["choices"]
     alone = [
@@ -208,13 +208,65 @@ def test_completions_take_seeds_stops_logprobs_and_schemas(client: Any, llama: L
     assert cut["finish_reason"] == "stop"
     assert whole[0]["text"].startswith(cut["text"])
     assert stop not in cut["text"]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"urgent": {"type": "boolean"}, "team": {"enum": ["bug", "sales"]}},
+    "required": ["urgent", "team"],
+    "additionalProperties": False,
+}
+ASKS = [{"role": "user", "content": "The app crashes."}]
+BOUND: dict[str, dict[str, Any]] = {
+    CHAT: {
+        "messages": ASKS,
+        "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    },
+    "/v1/completions": {
+        "prompt": "The app crashes. JSON: ",
+        "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    },
+    "/v1/responses": {
+        "input": "The app crashes.",
+        "text": {"format": {"type": "json_schema", "name": "ticket", "schema": SCHEMA}},
+    },
+    "/v1/messages": {
+        "messages": ASKS,
+        "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+    },
+}
+
+
+def text_in(path: str, value: Any) -> str:
+    """The text of a whole answer, or of an event of a stream."""
+    if path in (CHAT, "/v1/completions"):
+        choice = (value["choices"] or [{}])[0]
+        message = choice.get("message") or choice.get("delta") or choice
+        return message.get("content") or message.get("text") or ""
+    if path == "/v1/responses":
+        if "output" in value:
+            return str(value["output"][-1]["content"][0]["text"])
+        return str(value["delta"]) if value["type"].endswith("text.delta") else ""
+    if "content" in value:
+        return str(value["content"][-1]["text"])
+    return str(value.get("delta", {}).get("text", ""))
+
+
+@pytest.mark.parametrize("path", BOUND)
+def test_schemas_hold_in_every_protocol(client: Any, path: str) -> None:
     pytest.importorskip("llguidance")
-    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
-              "additionalProperties": False}  # fmt: skip
-    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
-    bound = {"prompt": "JSON: ", "max_tokens": 40, "temperature": 0, "response_format": wanted}
-    text = client.post("/v1/completions", json=bound).json()["choices"][0]["text"]
-    assert isinstance(json.loads(text)["a"], bool)
+    limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    body = {**BOUND[path], limit: 60, "temperature": 0}
+    whole = text_in(path, client.post(path, json=body).json())
+    found = json.loads(whole)
+    assert isinstance(found["urgent"], bool)
+    assert found["team"] in ("bug", "sales")
+    with client.stream("POST", path, json={**body, "stream": True}) as response:
+        assert "".join(text_in(path, each) for each in events(response.iter_lines())) == whole
+    refused = json.loads(json.dumps(body).replace('"boolean"', '"nothing"'))
+    answer = client.post(path, json=refused)
+    assert answer.status_code == 400
+    assert "urgent" in answer.json()["error"]["message"]
 
 
 def test_responses_and_messages_take_seeds_stops_and_logprobs(client: Any) -> None:
