@@ -244,6 +244,17 @@ def test_without_the_package_the_error_says_what_to_install(
     assert caught.value.hint == 'pip install "qwen35cpp[template]"'
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is new in Python 3.11")
+def test_nothing_is_imported_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rendered(CHATML)
+    for name in ("minijinja", "json", "resource"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    assert rendered(CHATML) == expected
+
+
 def test_threads_share_a_template(custom: Llama) -> None:
     expected = [custom.render_chat([{"role": "user", "content": str(i)}]).ids for i in range(8)]
     found: dict[int, list[list[int]]] = {}
