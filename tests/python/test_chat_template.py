@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from qwen35cpp.chat.custom import ChatTemplate
 from qwen35cpp.chat.messages import parse_messages
 from qwen35cpp.chat.vocabulary import Vocabulary
 
+OFFICIAL = [path for path in os.environ.get("QWEN35_OFFICIAL_TEMPLATE", "").split(":") if path]
 USER = {"role": "user", "content": "q"}
 CHATML = """\
 {%- for message in messages -%}
@@ -87,6 +89,28 @@ def test_a_template_of_the_format_gives_the_ids_of_the_renderer(
         expected = plain.render_chat(given.messages, **options)
         assert custom.render_chat(given.messages, **options) == expected, (number, given)
     assert compared > 250
+
+
+@pytest.mark.skipif(not OFFICIAL, reason="needs QWEN35_OFFICIAL_TEMPLATE, see test_chat_render")
+@pytest.mark.parametrize("path", OFFICIAL)
+def test_official_templates_give_the_ids_of_the_renderer(plain: Llama, path: str) -> None:
+    with Llama.tiny(vocab_only=True, chat_template=path) as llama:
+        default = llama._chat().thinks_by_default
+        source, compared = Source(41), 0
+        for _ in range(500):
+            given = source.conversation()
+            if begins_with_blanks(given):
+                continue
+            options: dict[str, Any] = {
+                "tools": given.tools,
+                "add_generation_prompt": given.add_generation_prompt,
+                "add_vision_id": given.add_vision_id,
+            }
+            found = llama.render_chat(given.messages, think=given.thinking, **options)
+            think = default if given.thinking is None else given.thinking
+            assert found == plain.render_chat(given.messages, think=think, **options), given
+            compared += 1
+    assert compared == 455
 
 
 def begins_with_blanks(given: Conversation) -> bool:
