@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .._engine import Engine
 
 _MOST_SOURCE = 256 << 10  # characters of a template
-_DEADLINE = 10.0  # seconds for one rendering, and for the start of the process
+_DEADLINE = 30.0  # seconds for one rendering, and for the start of the process
 _TOKENS = re.compile(r"<\|\w+\|>|</?(?:think|tool_call|tool_response)>")
 _FIRST, _LAST = 0xFDD0, 0xFDEF  # Unicode's noncharacters: "not for interchange"
 _STAND_INS = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
