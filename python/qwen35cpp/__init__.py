@@ -32,6 +32,7 @@ from .errors import (
     SessionBusy,
     SessionClosed,
     StateInvalid,
+    TemplateInvalid,
     VisionMissing,
 )
 from .llama import Llama
@@ -141,6 +142,7 @@ __all__ = [
     "SessionClosed",
     "Snapshot",
     "StateInvalid",
+    "TemplateInvalid",
     "Text",
     "TextStream",
     "Timings",

@@ -13,9 +13,11 @@ from .types import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
+    CompletionTimings,
     CompletionUsage,
     Embedding,
     EmbeddingResponse,
+    Record,
     Text,
     TokenLogprob,
 )
@@ -53,6 +55,7 @@ class CompletionOptions(TypedDict, total=False):
     mirostat_eta: float
     user: str
     stream_options: Mapping[str, Any] | None  # {"include_usage": True}
+    response_format: Any  # as in `Llama.create_chat_completion`
     progress: Progress | None  # as in `Llama.generate`
 
 
@@ -78,6 +81,10 @@ def create(
     passed["max_tokens"] = limit if limit is not None and limit > 0 else None
     bias = rest.pop("logit_bias", None) or {}
     passed["logit_bias"] = {int(token): value for token, value in bias.items()}
+    if (wanted := rest.pop("response_format", None)) is not None:
+        from .chat.openai import schema_wanted
+
+        passed["schema"] = schema_wanted(wanted)
     echo = bool(rest.pop("echo", False))
     include_usage = bool((rest.pop("stream_options", None) or {}).get("include_usage"))
     frame = _Frame(llama, rest.pop("model", None))
@@ -90,7 +97,7 @@ def create(
     text = drain(chunks) if drain else chunks.drain()
     offset = len(start)
     choice = frame.choice(start + text, text.logprobs, text.finish_reason, offset)
-    return frame.completion(choice, usage=_usage(text))
+    return frame.completion(choice, **_figures(text))
 
 
 def create_embedding(
@@ -153,7 +160,7 @@ def _stream(
                 offset += len(chunk)
     yield frame.completion(frame.choice("", None, reason, offset))
     if include_usage and chunks.result is not None:
-        yield frame.completion(usage=_usage(chunks.result))
+        yield frame.completion(**_figures(chunks.result))
 
 
 def _shape_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> CompletionLogprobs:
@@ -173,13 +180,14 @@ def _piece(entry: TokenLogprob) -> str:
     return entry.piece.decode("utf-8", "replace")
 
 
-def _usage(text: Text) -> CompletionUsage:
-    usage = text.usage
-    return CompletionUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
+def _figures(text: Text) -> dict[str, Any]:
+    usage = CompletionUsage(
+        prompt_tokens=text.usage.prompt_tokens,
+        completion_tokens=text.usage.completion_tokens,
+        total_tokens=text.usage.total_tokens,
+        prompt_tokens_details=Record(cached_tokens=text.usage.cached_tokens),
     )
+    return {"usage": usage, "timings": CompletionTimings.of([text])}
 
 
 def _as_text(llama: Llama, prompt: Prompt) -> str:

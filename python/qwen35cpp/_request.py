@@ -49,12 +49,13 @@ class ChatOptions(_Options, total=False):
     Some differ in a chat: sampling starts from what the model's card recommends for thinking or
     not, `stop` ends the text of the answer but no thought or call, `logprobs` are the text's, and
     `schema`, `regex` and `choice` hold for the answer behind the thought. Beside tools the answer
-    may then be a call instead. One is of chats alone: `overflow="drop"` lets a conversation that is
-    too long for the context lose its oldest turns, but not its system prompt nor its last question;
-    by default it is an error.
+    may then be a call instead. Two are of chats alone: `overflow="drop"` lets a conversation that
+    is too long for the context lose its oldest turns, but not its system prompt nor its last
+    question; by default it is an error. `chat_template` renders this one, see Llama.
     """
 
     overflow: Literal["error", "drop"]
+    chat_template: str | os.PathLike[str] | None
 
 
 class GenerateOptions(_Options, total=False):

@@ -85,6 +85,13 @@ class ImageInvalid(Qwen35Error, ValueError):
     code = "image_invalid"
 
 
+class TemplateInvalid(Qwen35Error, ValueError):
+    """A custom chat template is none, fails, or exceeds a limit; the message names its line."""
+
+    code = "template_invalid"
+    hint = "without chat_template the format of the Qwen 3.5 models is used, and no template is run"
+
+
 class VisionMissing(Qwen35Error):
     """The model has no vision tower: pictures cannot be shown to it."""
 

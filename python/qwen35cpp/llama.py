@@ -64,6 +64,7 @@ class LoadOptions(TypedDict, total=False):
     rope_scaling: RopeScaling
     draft: Draft
     mmproj: str | os.PathLike[str] | None
+    chat_template: str | os.PathLike[str] | None
     verbose: bool
 
 
@@ -116,6 +117,11 @@ class Llama(ChatMethods, DecisionMethods):
             has; or "off". What does not pay on this machine and in this text is left alone.
         mmproj: the vision tower's file. None looks for `mmproj-NAME.gguf` (or the only mmproj file)
             beside the model, then inside the model's own file, when the first picture comes.
+        chat_template: renders conversations instead of the code of this package, for models whose
+            format differs (extra `[template]`): the text of a Jinja template, the path of one, or
+            "file" for the one in the model's file. MiniJinja runs it apart, with limits on steps,
+            memory and length and without files. None, the default, runs no template. See
+            chat/custom.py.
         verbose: accepted for compatibility; the engine never prints.
         ignored: arguments of llama-cpp-python without a meaning here; each warns once.
     """
@@ -139,6 +145,7 @@ class Llama(ChatMethods, DecisionMethods):
         rope_scaling: RopeScaling = None,
         draft: Draft = "auto",
         mmproj: str | os.PathLike[str] | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
         verbose: bool = False,  # noqa: ARG002
         **ignored: object,
     ) -> None:
@@ -190,6 +197,17 @@ class Llama(ChatMethods, DecisionMethods):
             find_tower=find_tower,
         )
         self._end_tokens = self._find_end_tokens()
+        self._chat_template = chat_template
+        if chat_template is not None:
+            self._compile_template()
+
+    def _compile_template(self) -> None:
+        """Says what is wrong with a custom template before the first chat."""
+        try:
+            self._chat()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def tiny(cls, **options: Unpack[LoadOptions]) -> Llama:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -220,10 +221,55 @@ class CompletionUsage(Record):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: Record  # cached_tokens; not of embeddings
+
+
+class CompletionTimings(Record):
+    """How long the answers took, in milliseconds; the names are those of llama.cpp's server."""
+
+    prompt_n: int  # evaluated now, without cached ones
+    prompt_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_second: float
+
+    @classmethod
+    def of(cls, texts: Sequence[Text]) -> CompletionTimings:
+        """The times of all texts together."""
+        parts = [text.timings for text in texts]
+        return cls._sum(
+            sum(part.prefill_tokens for part in parts),
+            1e3 * sum(part.prefill_seconds for part in parts),
+            sum(part.decode_tokens for part in parts),
+            1e3 * sum(part.decode_seconds for part in parts),
+        )
+
+    @classmethod
+    def together(cls, parts: Sequence[CompletionTimings]) -> CompletionTimings:
+        """The times of several completions as one."""
+        names = ("prompt_n", "prompt_ms", "predicted_n", "predicted_ms")
+        return cls._sum(*(sum(part[name] for part in parts) for name in names))
+
+    @classmethod
+    def _sum(
+        cls, prompt_n: int, prompt_ms: float, predicted_n: int, predicted_ms: float
+    ) -> CompletionTimings:
+        return cls(
+            prompt_n=prompt_n,
+            prompt_ms=prompt_ms,
+            prompt_per_second=1e3 * prompt_n / prompt_ms if prompt_ms else 0.0,
+            predicted_n=predicted_n,
+            predicted_ms=predicted_ms,
+            predicted_per_second=1e3 * predicted_n / predicted_ms if predicted_ms else 0.0,
+        )
 
 
 class Completion(Record):
-    """OpenAI's completion object, and with `stream=True` each of its chunks (without `usage`)."""
+    """OpenAI's completion object with the time it took; with `stream=True` each of its chunks.
+
+    Of the chunks the last has `usage` and `timings`, when `stream_options` ask for them.
+    """
 
     id: str
     object: str
@@ -231,6 +277,7 @@ class Completion(Record):
     model: str
     choices: list[CompletionChoice]
     usage: CompletionUsage
+    timings: CompletionTimings
 
 
 class Embedding(Record):

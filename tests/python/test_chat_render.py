@@ -1,13 +1,16 @@
 """Rendering a chat: token-identical with the specified template, whatever people write.
 
 The official template file is not part of this repository; reference/chat_template.jinja is our own
-rendering of the format that it defines.
+rendering of the format that it defines. Where you have official ones (chat_template.jinja of a
+checkpoint), name them: QWEN35_OFFICIAL_TEMPLATE=4b.jinja:0.8b.jinja.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ from qwen35cpp.chat.render import render
 from qwen35cpp.chat.vocabulary import Vocabulary, thinks_by_default
 
 USER = {"role": "user", "content": "q"}
+OFFICIAL = [path for path in os.environ.get("QWEN35_OFFICIAL_TEMPLATE", "").split(":") if path]
 TEMPLATES = {default: Template(thinks_by_default=default) for default in (True, False)}
 
 
@@ -90,6 +94,34 @@ def test_conversations_are_token_identical_with_the_template(real: Reference) ->
         assert found.ids == real.tokenize(expected.encode(), True), (number, given)
         roles |= {message["role"] for message in given.messages}
     assert roles == {"system", "developer", "user", "assistant", "tool"}
+
+
+@pytest.mark.skipif(not OFFICIAL, reason="needs QWEN35_OFFICIAL_TEMPLATE")
+@pytest.mark.parametrize("path", OFFICIAL)
+def test_conversations_are_token_identical_with_official_templates(
+    real: Reference, tiny: Llama, path: str
+) -> None:
+    text = Path(path).read_text(encoding="utf-8")
+    default = thinks_by_default(text, tiny.info)
+    official = Template(thinks_by_default=default, text=text)
+    source = Source(20)
+    for number in range(500):
+        given = source.conversation()
+        expected = official.render(given)
+        found = ours(real.vocabulary, given, default=default)
+        assert found.ids == real.tokenize(expected.encode(), True), (number, given)
+    # Texts that hold control strings: the two templates treat them alike.
+    own, source = Template(thinks_by_default=default), Source(24, hostile=True)
+    for _ in range(200):
+        given = source.conversation()
+        assert _outcome(own, given) == _outcome(official, given), given
+
+
+def _outcome(template: Template, given: Conversation) -> str:
+    try:
+        return template.render(given)
+    except jinja2.TemplateError as error:
+        return str(error)
 
 
 def test_text_never_becomes_a_control_token(real: Reference) -> None:

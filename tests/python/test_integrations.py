@@ -1,7 +1,11 @@
-"""The snippets of the server's README against a running server; each where its package is."""
+"""The snippets of the server's README against a running server, and what its clients do beside.
+
+Each runs where its package is: not all are among those of the tests, as some contradict each other.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -62,3 +66,50 @@ def test_llm_answers_through_the_server(url: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "dog" in done.stdout
+
+
+@pytest.mark.long
+def test_langchain_streams_calls_tools_and_keeps_to_a_schema(url: str) -> None:
+    langchain = pytest.importorskip("langchain_openai")
+    from pydantic import BaseModel
+
+    class Answer(BaseModel):
+        urgent: bool
+
+    def get_weather(city: str) -> str:
+        """Get the weather for a city."""
+        return city
+
+    llm = langchain.ChatOpenAI(
+        base_url=f"{url}/v1", api_key="none", model="any", temperature=0, max_tokens=60
+    )
+    whole = llm.invoke("Tell me a story about a dog.")
+    assert "dog" in whole.content
+    assert whole.usage_metadata["output_tokens"] > 5
+    pieces = [piece.content for piece in llm.stream("Tell me a story about a dog.")]
+    assert len(pieces) > 5
+    assert "".join(pieces) == whole.content
+    bound = llm.bind_tools([get_weather], tool_choice="get_weather")
+    (call,) = bound.invoke("What is the weather in Rome?").tool_calls
+    assert (call["name"], call["args"]["city"]) == ("get_weather", "Rome")
+    kept = llm.with_structured_output(Answer, method="json_schema").invoke("It crashes!")
+    assert isinstance(kept.urgent, bool)
+
+
+@pytest.mark.long
+def test_llama_index_chats_streams_and_waits(url: str) -> None:
+    openai_like = pytest.importorskip("llama_index.llms.openai_like")
+    from llama_index.core.llms import ChatMessage
+
+    llm = openai_like.OpenAILike(
+        api_base=f"{url}/v1", api_key="none", model="any", is_chat_model=True, temperature=0,
+        max_tokens=60,
+    )  # fmt: skip
+    told = str(llm.complete("Tell me a story about a dog."))
+    assert "dog" in told
+    pieces = [piece.delta or "" for piece in llm.stream_complete("Tell me a story about a dog.")]
+    assert len(pieces) > 5
+    assert "".join(pieces) == told
+    ask = ChatMessage(role="user", content="Tell me a story about a dog.")
+    assert llm.chat([ask]).message.content == told
+    assert asyncio.run(llm.achat([ask])).message.content == told

@@ -19,8 +19,9 @@ NAMES = [
     "Mapped", "Media", "MissingExtra", "ModelInfo", "ModelInvalid", "ModelNotFound",
     "ModelUnsupported", "NotEnoughMemory", "NotSupported", "Qwen35Error", "Ranked", "Rendered",
     "Sampling", "SchemaError", "Score", "Session", "SessionBusy", "SessionClosed", "Snapshot",
-    "StateInvalid", "Text", "TextStream", "Timings", "TokenLogprob", "ToolCall", "Usage",
-    "VisionInfo", "VisionMissing", "function_schema", "recommended", "system_info", "version",
+    "StateInvalid", "TemplateInvalid", "Text", "TextStream", "Timings", "TokenLogprob",
+    "ToolCall", "Usage", "VisionInfo", "VisionMissing", "function_schema", "recommended",
+    "system_info", "version",
 ]  # fmt: skip
 LLAMA = [
     "cancel", "chat", "classify", "close", "context_memory", "create_chat_completion",

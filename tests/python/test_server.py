@@ -118,6 +118,187 @@ def test_completions_of_several_prompts(client: Any, llama: Llama) -> None:
     assert chunks[-1]["usage"] == answer["usage"]
 
 
+LONG = "A dog sat on a mat. " * 120
+# Where each protocol has the figures of an answer, and requests for one with a given prompt.
+PROTOCOLS: dict[str, tuple[str, Any]] = {
+    "completions": ("/v1/completions", lambda text, n: {"prompt": text, "max_tokens": n}),
+    "responses": ("/v1/responses", lambda text, n: {"input": text, "max_output_tokens": n}),
+    "messages": (
+        "/v1/messages",
+        lambda text, n: {"messages": [{"role": "user", "content": text}], "max_tokens": n},
+    ),
+}
+
+
+def figures_of(protocol: str, value: Any) -> tuple[int, int, Any]:
+    """Tokens read before, tokens written and timings of a whole answer."""
+    usage = value["usage"]
+    if protocol == "completions":
+        cached, written = usage["prompt_tokens_details"]["cached_tokens"], "completion_tokens"
+    elif protocol == "responses":
+        cached, written = usage["input_tokens_details"]["cached_tokens"], "output_tokens"
+    else:
+        cached, written = usage["cache_read_input_tokens"], "output_tokens"
+    return cached, usage[written], value["timings"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_tells_timings_cached_tokens_and_progress(protocol: str) -> None:
+    path, body = PROTOCOLS[protocol]
+    with (
+        Llama.tiny(n_ctx=4096, n_threads=1) as llama,
+        serving(llama, Settings(port=0, grace=1)) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        request = {**body(LONG, 4), "temperature": 0}
+        cached, written, timings = figures_of(protocol, client.post(path, json=request).json())
+        assert (cached, written, timings["predicted_n"]) == (0, 4, 4)
+        assert timings["prompt_n"] > 400
+        assert timings["prompt_ms"] > 0
+        # The same again, streamed: the prompt is known, and what tells of it comes in order.
+        request.update(stream=True, return_progress=True)
+        if protocol == "completions":
+            request["stream_options"] = {"include_usage": True}
+        longer = {**request, **body(LONG * 2, 4)}
+        for asked, known in ((request, 400), (longer, 400)):
+            with client.stream("POST", path, json=asked) as response:
+                assert response.status_code == 200
+                told = list(events(response.iter_lines()))
+            last = [
+                each for each in told if "timings" in each or "timings" in each.get("response", {})
+            ]
+            whole = last[-1].get("response", last[-1])
+            cached, written, timings = figures_of(protocol, whole)
+            assert cached > known
+            assert written == timings["predicted_n"] == 4
+            assert timings["predicted_ms"] > 0
+        reports = [i for i, each in enumerate(told) if "prompt_progress" in each]
+        texts = [i for i, each in enumerate(told) if each.get("choices") or "delta" in each]
+        assert reports
+        assert max(reports) < min(texts)
+        progress = told[reports[-1]]["prompt_progress"]
+        assert progress["processed"] == progress["total"] > 900
+        numbers = [each["sequence_number"] for each in told if "sequence_number" in each]
+        assert numbers == list(range(len(numbers)))
+        metrics = client.get("/metrics").text
+        assert int(re.findall(r"cached\S* (\d+)", metrics)[-1]) > 800
+
+
+def test_completions_take_seeds_stops_and_logprobs(client: Any, llama: Llama) -> None:
+    body = {"prompt": "Once there was a", "max_tokens": 12, "seed": 5, "temperature": 1, "n": 2}
+    whole = client.post("/v1/completions", json={**body, "logprobs": 2}).json()["choices"]
+    alone = [
+        llama.create_completion(body["prompt"], max_tokens=12, seed=5 + i, temperature=1)
+        for i in range(2)
+    ]
+    assert [each["text"] for each in whole] == [each.choices[0].text for each in alone]
+    for each in whole:
+        assert "".join(each["logprobs"]["tokens"]) == each["text"]
+        assert all(len(best) >= 2 for best in each["logprobs"]["top_logprobs"])
+    asked = {**body, "logprobs": 2, "stream": True}
+    with client.stream("POST", "/v1/completions", json=asked) as response:
+        chunks = [c["choices"][0] for c in events(response.iter_lines()) if c["choices"]]
+    for i, each in enumerate(whole):
+        mine = [c for c in chunks if c["index"] == i]
+        assert "".join(c["text"] for c in mine) == each["text"]
+        tokens = [x for c in mine for x in (c["logprobs"] or {"tokens": []})["tokens"]]
+        assert tokens == each["logprobs"]["tokens"]
+    stop = whole[0]["text"].split()[2]
+    cut = client.post("/v1/completions", json={**body, "n": 1, "stop": [stop]}).json()["choices"][0]
+    assert cut["finish_reason"] == "stop"
+    assert whole[0]["text"].startswith(cut["text"])
+    assert stop not in cut["text"]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"urgent": {"type": "boolean"}, "team": {"enum": ["bug", "sales"]}},
+    "required": ["urgent", "team"],
+    "additionalProperties": False,
+}
+ASKS = [{"role": "user", "content": "The app crashes."}]
+BOUND: dict[str, dict[str, Any]] = {
+    CHAT: {
+        "messages": ASKS,
+        "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    },
+    "/v1/completions": {
+        "prompt": "The app crashes. JSON: ",
+        "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    },
+    "/v1/responses": {
+        "input": "The app crashes.",
+        "text": {"format": {"type": "json_schema", "name": "ticket", "schema": SCHEMA}},
+    },
+    "/v1/messages": {
+        "messages": ASKS,
+        "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+    },
+}
+
+
+def text_in(path: str, value: Any) -> str:
+    """The text of a whole answer, or of an event of a stream."""
+    if path in (CHAT, "/v1/completions"):
+        choice = (value["choices"] or [{}])[0]
+        message = choice.get("message") or choice.get("delta") or choice
+        return message.get("content") or message.get("text") or ""
+    if path == "/v1/responses":
+        if "output" in value:
+            return str(value["output"][-1]["content"][0]["text"])
+        return str(value["delta"]) if value["type"].endswith("text.delta") else ""
+    if "content" in value:
+        return str(value["content"][-1]["text"])
+    return str(value.get("delta", {}).get("text", ""))
+
+
+@pytest.mark.parametrize("path", BOUND)
+def test_schemas_hold_in_every_protocol(client: Any, path: str) -> None:
+    pytest.importorskip("llguidance")
+    limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    body = {**BOUND[path], limit: 60, "temperature": 0}
+    whole = text_in(path, client.post(path, json=body).json())
+    found = json.loads(whole)
+    assert isinstance(found["urgent"], bool)
+    assert found["team"] in ("bug", "sales")
+    with client.stream("POST", path, json={**body, "stream": True}) as response:
+        assert "".join(text_in(path, each) for each in events(response.iter_lines())) == whole
+    refused = json.loads(json.dumps(body).replace('"boolean"', '"nothing"'))
+    answer = client.post(path, json=refused)
+    assert answer.status_code == 400
+    assert "urgent" in answer.json()["error"]["message"]
+
+
+def test_responses_and_messages_take_seeds_stops_and_logprobs(client: Any) -> None:
+    ask = "Tell me a story about a dog."
+    chat = {"messages": ASK, "max_tokens": 20, "temperature": 1, "seed": 5}
+    expected = client.post(CHAT, json={**chat, "logprobs": True, "top_logprobs": 2}).json()
+    said = expected["choices"][0]["message"]["content"]
+    for effort in ({"reasoning": {"effort": "none"}}, {}):  # off either way: the toy's default
+        body = {"input": ask, "max_output_tokens": 20, "temperature": 1, "seed": 5, **effort}
+        item = client.post("/v1/responses", json={**body, "top_logprobs": 2}).json()["output"][-1]
+        part = item["content"][0]
+        assert part["text"] == said
+        assert part["logprobs"] == expected["choices"][0]["logprobs"]["content"]
+    asked = {**body, "top_logprobs": 2, "stream": True}
+    with client.stream("POST", "/v1/responses", json=asked) as response:
+        told = [e for e in events(response.iter_lines()) if e["type"].endswith("text.delta")]
+    assert [x for e in told for x in e["logprobs"]] == part["logprobs"]
+    message = {"messages": ASK, "max_tokens": 20, "temperature": 1, "seed": 5}
+    assert client.post("/v1/messages", json=message).json()["content"][0]["text"] == said
+    stop = said.split()[2]
+    cut = client.post("/v1/messages", json={**message, "stop_sequences": [stop]}).json()
+    assert (cut["stop_reason"], cut["stop_sequence"]) == ("stop_sequence", stop)
+    assert stop not in cut["content"][0]["text"]
+    other = client.post("/v1/responses", json={**body, "stop": stop}).json()
+    assert other["output"][-1]["content"][0]["text"] == cut["content"][0]["text"]
+    # One answer is what these two protocols know.
+    for path, whole in (("/v1/responses", body), ("/v1/messages", message)):
+        refused = client.post(path, json={**whole, "n": 2})
+        assert refused.status_code == 400
+        assert "`n`" in refused.json()["error"]["message"]
+
+
 def test_models_and_metrics(client: Any) -> None:
     model = client.get("/v1/models").json()["data"][0]
     assert client.get(f"/v1/models/{model['id']}").json() == model

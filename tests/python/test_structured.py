@@ -78,6 +78,7 @@ def _check_schemas(tiny: Llama, seeds: range) -> None:
             continue
         jsonschema.Draft202012Validator(schema).validate(answer.parsed)
         valid += 1
+    print(f"{valid} answers valid, {refused} schemas refused, {cut} endless answers cut off")
     assert valid > 0.7 * len(seeds)
     assert refused > 0.03 * len(seeds)
     assert cut < 0.1 * len(seeds)

@@ -15,6 +15,8 @@ from tiny.chat_format import TOOLS_HEAD, TOOLS_TAIL
 
 Message = dict[str, Any]
 
+OWN_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
 WORDS = [
     "the", "answer", "is", "42", "naïve", "日本語", "e\u0301", "👍🏽", "it's", "don't", "a_b",
     "x = {1: [2]}", "\tif a < b:\n\t\treturn", "1,000.5", "C:\\path", "#", "<b>bold</b>", "&amp;",
@@ -142,27 +144,45 @@ class Source:
 
 
 class Template:
-    """The oracle: chat_template.jinja in an environment like that of transformers."""
+    """A template in an environment like that of transformers; ours, chat_template.jinja, if none.
 
-    def __init__(self, *, thinks_by_default: bool) -> None:
+    `render` omits `enable_thinking` when a conversation leaves it open, as clients do.
+    """
+
+    def __init__(self, *, thinks_by_default: bool, text: str | None = None) -> None:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
         environment.globals["raise_exception"] = _raise
-        text = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
+        if text is None:
+            text = OWN_TEMPLATE.read_text(encoding="utf-8")
         self._template = environment.from_string(text)
         self._thinks_by_default = thinks_by_default
 
     def render(self, conversation: Conversation) -> str:
         return self._template.render(
-            messages=[_official(message) for message in conversation.messages],
-            tools=conversation.tools,
-            enable_thinking=conversation.thinking,
-            add_generation_prompt=conversation.add_generation_prompt,
-            add_vision_id=conversation.add_vision_id,
-            thinks_by_default=self._thinks_by_default,
-            tools_head=TOOLS_HEAD,
-            tools_tail=TOOLS_TAIL,
+            **variables(conversation), **own_variables(self._thinks_by_default)
         )
+
+
+def own_variables(thinks_by_default: bool) -> dict[str, Any]:
+    """What our template takes beside the usual variables."""
+    return {
+        "thinks_by_default": thinks_by_default,
+        "tools_head": TOOLS_HEAD,
+        "tools_tail": TOOLS_TAIL,
+    }
+
+
+def variables(conversation: Conversation) -> dict[str, Any]:
+    """The variables of a chat template, as transformers passes them."""
+    thinking = conversation.thinking
+    return {
+        "messages": [_official(message) for message in conversation.messages],
+        "tools": conversation.tools,
+        "add_generation_prompt": conversation.add_generation_prompt,
+        "add_vision_id": conversation.add_vision_id,
+        **({} if thinking is None else {"enable_thinking": thinking}),
+    }
 
 
 def _raise(message: str) -> None:

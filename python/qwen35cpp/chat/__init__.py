@@ -6,6 +6,8 @@
                                      ├ calls.py, values.py   tool calls and their arguments
                                      └ thought.py, loops.py  when a thought has to end
 
+A template of the user's own may render instead (custom.py), never unless asked for.
+
 Read render.py first: it is the chat format. Then reader.py and calls.py, which undo it, and
 conversation.py, which puts the loop together. methods.py has what users call; openai.py gives it
 OpenAI's shapes; run_tools.py runs Python functions.
@@ -22,7 +24,9 @@ The ids are those of the official template, tokenized as one string, but for the
 - A tool given as a bare function schema is wrapped in {"type": "function", "function": ...}.
 - Halves of surrogate pairs are joined to their character, single ones become U+FFFD: the template's
   tokenizer fails on them.
-- A picture part without a picture is an error.
+- A picture part without a picture is an error, and so are a text part whose text and a
+  `reasoning_content` that are no strings.
+- The result of a tool at the very beginning has the head of its user turn: the template omits it.
 - A thought at the head of an assistant's content is looked for in text only, not among pictures.
 
 The public names are those of qwen35cpp itself. Nothing is imported here, so that who does not chat

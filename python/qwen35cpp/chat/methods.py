@@ -40,6 +40,7 @@ class ChatMethods:
     seed: int | None
     _engine: Engine
     _end_tokens: frozenset[int]
+    _chat_template: str | os.PathLike[str] | None
     _chat_model: ChatModel | None = None
 
     @overload
@@ -299,6 +300,7 @@ class ChatMethods:
         think: bool | None = None,
         add_generation_prompt: bool = True,
         add_vision_id: bool = False,
+        chat_template: str | os.PathLike[str] | None = None,
     ) -> Rendered:
         """The token ids that a conversation stands for, with the places of its pictures.
 
@@ -310,6 +312,7 @@ class ChatMethods:
             thinking=think,
             add_generation_prompt=add_generation_prompt,
             add_vision_id=add_vision_id,
+            chat_template=chat_template,
         )
 
     @overload
@@ -376,5 +379,5 @@ class ChatMethods:
         from .model import ChatModel
 
         if self._chat_model is None:
-            self._chat_model = ChatModel(self._engine, self._end_tokens)
+            self._chat_model = ChatModel(self._engine, self._end_tokens, self._chat_template)
         return self._chat_model

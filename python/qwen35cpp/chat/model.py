@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,16 @@ from .call_grammar import CallGrammar, is_strict
 from .conversation import ChatRequest, ChatStream, answer
 from .messages import Medium, Message, checked_list
 from .overflow import drop_turns, room_for_prompt
-from .render import Expand, Rendered, as_given, render
+from .pieces import Expand, as_given
+from .render import Rendered, render
 from .tools import Tool, parameters_of, tool_schemas
 from .vocabulary import THINK, Vocabulary, thinks_by_default
 
 if TYPE_CHECKING:
     from ..vision import Budget, PicturePrompt, Preset, View
+    from .custom import ChatTemplate
+
+_MOST_TEMPLATES = 4  # compiled at once; each has a process
 
 
 def conversation(
@@ -52,12 +57,33 @@ def conversation(
 class ChatModel:
     """The chat side of an opened model."""
 
-    def __init__(self, engine: Engine, end_tokens: frozenset[int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        end_tokens: frozenset[int],
+        chat_template: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """`chat_template`: see Llama."""
         self._engine = engine
         self._end_tokens = end_tokens
         self.vocabulary = Vocabulary(engine.tokenize)
-        template = engine.metadata("tokenizer.chat_template")
-        self.thinks_by_default = thinks_by_default(template, engine.info)
+        self._templates: dict[str, ChatTemplate] = {}  # the last few, by their text
+        self._template = self._compiled(chat_template)
+        own = engine.metadata("tokenizer.chat_template")
+        text = self._template.source if self._template else own
+        self.thinks_by_default = thinks_by_default(text, engine.info)
+
+    def _compiled(self, given: str | os.PathLike[str] | None) -> ChatTemplate | None:
+        """The template that a caller wants, None for none."""
+        if given is None:
+            return None
+        from .custom import ChatTemplate, template_text
+
+        text = template_text(given, self._engine)
+        found = self._templates.pop(text, None) or ChatTemplate(text, self.vocabulary)
+        kept = list(self._templates.items())[-_MOST_TEMPLATES + 1 :]
+        self._templates = dict([*kept, (text, found)])
+        return found
 
     def render(
         self,
@@ -68,16 +94,21 @@ class ChatModel:
         add_generation_prompt: bool = True,
         add_vision_id: bool = False,
         expand: Expand = as_given,
+        chat_template: str | os.PathLike[str] | None = None,
     ) -> Rendered:
         """A conversation as token ids, see render.render; `thinking` None: as the model does."""
+        template = self._compiled(chat_template) or self._template
+        if thinking is None and template is None:
+            thinking = self.thinks_by_default
         return render(
             messages,
             self.vocabulary,
             tools=tool_schemas(tools),
-            thinking=self.thinks_by_default if thinking is None else thinking,
+            thinking=thinking,
             add_generation_prompt=add_generation_prompt,
             add_vision_id=add_vision_id,
             expand=expand,
+            template=template,
         )
 
     def _expand(self, budget: Budget | Preset) -> Expand:
@@ -143,10 +174,16 @@ class ChatModel:
             _check_forced(forced_call, parameters_of(schemas))
         rest = dict(options)
         expand = self._expand(rest.pop("budget", "default"))
+        template = rest.pop("chat_template", None)
 
         def rendered_of(some: Sequence[Message]) -> Rendered:
             return self.render(
-                some, tools=schemas, thinking=think, add_vision_id=add_vision_id, expand=expand
+                some,
+                tools=schemas,
+                thinking=think,
+                add_vision_id=add_vision_id,
+                expand=expand,
+                chat_template=template,
             )
 
         rendered = rendered_of(messages)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from .._compat import warn_ignored
 from .._request import Progress, Stop
 from ..errors import InvalidArgument, MissingExtra
-from ..types import Record, Text, Timings, TokenLogprob, Usage
+from ..types import CompletionTimings, Record, TokenLogprob, Usage
 from .answer import ChatChunk, ChatText
 from .calls import CallDelta
 from .conversation import ChatRequest, ChatStream
@@ -88,17 +88,6 @@ class ChatCompletionUsage(Record):
     completion_tokens_details: Record  # reasoning_tokens
 
 
-class ChatCompletionTimings(Record):
-    """How long the answers took, in milliseconds; the names are those of llama.cpp's server."""
-
-    prompt_n: int  # evaluated now, without cached ones
-    prompt_ms: float
-    prompt_per_second: float
-    predicted_n: int
-    predicted_ms: float
-    predicted_per_second: float
-
-
 class ChatCompletion(Record):
     """OpenAI's chat completion object with the time it took."""
 
@@ -108,7 +97,7 @@ class ChatCompletion(Record):
     model: str
     choices: list[ChatCompletionChoice]
     usage: ChatCompletionUsage
-    timings: ChatCompletionTimings
+    timings: CompletionTimings
 
 
 class ChatCompletionChunk(Record):
@@ -120,7 +109,7 @@ class ChatCompletionChunk(Record):
     model: str
     choices: list[Record]
     usage: ChatCompletionUsage | None  # in the last chunk when stream_options asks for it
-    timings: ChatCompletionTimings  # beside the usage
+    timings: CompletionTimings  # beside the usage
 
 
 # Ours, where the name differs.
@@ -156,7 +145,7 @@ def create(
         )
         for index, answer in enumerate(answers)
     ]
-    return frame.completion(choices, _usage(answers), shape_timings(answers))
+    return frame.completion(choices, _usage(answers), CompletionTimings.of(answers))
 
 
 def create_v1(
@@ -202,7 +191,7 @@ def chat_requests(
     n = rest.pop("n", None) or 1
     if not 1 <= n <= _MOST_ANSWERS:
         raise InvalidArgument(f"n must be from 1 to {_MOST_ANSWERS}, not {n}")
-    passed["schema"] = _schema(rest.pop("response_format", None))
+    passed["schema"] = schema_wanted(rest.pop("response_format", None))
     shared: dict[str, Any] = {
         "tools": tools,
         "think": think,
@@ -264,7 +253,7 @@ def _tool_choice(
     return tools, name
 
 
-def _schema(response_format: Any) -> Any:
+def schema_wanted(response_format: Any) -> Any:
     """The schema that a response format asks for, None for plain text."""
     if response_format is None:
         return None
@@ -304,7 +293,7 @@ class _Frame:
         self,
         choices: list[ChatCompletionChoice],
         usage: ChatCompletionUsage,
-        timings: ChatCompletionTimings,
+        timings: CompletionTimings,
     ) -> ChatCompletion:
         return ChatCompletion(
             **self._shared,
@@ -345,7 +334,7 @@ def _stream(
         answers.append(stream.result)
         yield chunk(index, Record(), stream.result.finish_reason)
     if include_usage:
-        yield frame.chunk([], usage=_usage(answers), timings=shape_timings(answers))
+        yield frame.chunk([], usage=_usage(answers), timings=CompletionTimings.of(answers))
 
 
 def _delta(piece: ChatChunk) -> Record:
@@ -385,25 +374,6 @@ def _usage(answers: Sequence[ChatText]) -> ChatCompletionUsage:
         completion_tokens_details=Record(
             reasoning_tokens=sum(answer.reasoning_tokens for answer in answers)
         ),
-    )
-
-
-def shape_timings(answers: Sequence[Text]) -> ChatCompletionTimings:
-    """The times of all answers together."""
-    parts = [answer.timings for answer in answers]
-    whole = Timings(
-        sum(part.prefill_seconds for part in parts),
-        sum(part.decode_seconds for part in parts),
-        sum(part.prefill_tokens for part in parts),
-        sum(part.decode_tokens for part in parts),
-    )
-    return ChatCompletionTimings(
-        prompt_n=whole.prefill_tokens,
-        prompt_ms=1e3 * whole.prefill_seconds,
-        prompt_per_second=whole.prefill_per_second,
-        predicted_n=whole.decode_tokens,
-        predicted_ms=1e3 * whole.decode_seconds,
-        predicted_per_second=whole.decode_per_second,
     )
 
 

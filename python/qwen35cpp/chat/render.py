@@ -1,7 +1,7 @@
 """Turns -> token ids: the Qwen 3.5 chat format, written out as code.
 
-No template is executed: not the one in the model file, not one of a user. Control tokens come only
-from here; what people, tools and files say is encoded without them. Between two control tokens the
+No template is executed unless the caller opts in (custom.py). Control tokens come only from here;
+what people, tools and files say is encoded without them. Between two control tokens the
 text is encoded as one run, as a tokenizer does that gets the whole prompt as one string.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidArgument
 from .messages import Call, Medium, Message, Turn, parse_messages
+from .pieces import Expand, Mark, Piece, as_given
 from .vocabulary import (
     END_THINK,
     END_TOOL_CALL,
@@ -30,6 +31,9 @@ from .vocabulary import (
     VISION_START,
     Vocabulary,
 )
+
+if TYPE_CHECKING:
+    from .custom import ChatTemplate
 
 # What the models were trained to read around the tool schemas, to the letter.
 _TOOLS_HEAD = "# Tools\n\nYou have access to the following functions:\n\n<tools>"
@@ -87,33 +91,16 @@ class Rendered:
     stable: int
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """A control token; the placeholder of a picture knows the picture."""
-
-    name: str
-    medium: Medium | None = None
-
-
-_Piece = str | _Mark
-# What a picture is shown as: one after another a text, which may be empty, and a placeholder.
-Expand = Callable[[Medium], Sequence[tuple[str, Any]]]
-
-
-def as_given(medium: Medium) -> Sequence[tuple[str, Any]]:
-    """One placeholder for each picture."""
-    return [("", medium.source)]
-
-
 def render(
     messages: Sequence[Message],
     vocabulary: Vocabulary,
     *,
     tools: Sequence[Mapping[str, Any]] = (),
-    thinking: bool = False,
+    thinking: bool | None = False,
     add_generation_prompt: bool = True,
     add_vision_id: bool = False,
     expand: Expand = as_given,
+    template: ChatTemplate | None = None,
 ) -> Rendered:
     """Renders a conversation.
 
@@ -121,32 +108,44 @@ def render(
         messages: OpenAI's chat messages, see parse_messages.
         vocabulary: of the model that will read the ids.
         tools: JSON schemas of tools, see tool_schemas.
-        thinking: open a thought for the answer; otherwise an empty one is put there.
+        thinking: open a thought for the answer; otherwise an empty one is put there. None: as a
+            template does by itself.
         add_generation_prompt: end with the head of the assistant's answer.
         add_vision_id: number the pictures ("Picture 1: ") over the conversation.
         expand: what each picture is shown as; videos are a time and a placeholder, again and again.
+        template: renders instead of the code here.
 
     Raises:
-        InvalidArgument: a message cannot be rendered; the text names its index.
+        InvalidArgument: a message cannot be rendered; the text names its index. Or a template does
+            not think as it is told.
+        TemplateInvalid: the template fails.
     """
     turns = parse_messages(messages)
-    frames = _Frames(add_vision_id, expand)
-    pieces: list[_Piece] = []
-    if tools:
-        system = turns[0] if turns[0].role == "system" else None
-        pieces += frames.tools(tools, system)
-        turns = turns[1:] if system else turns
-    pieces += frames.conversation(turns)
-
-    if add_generation_prompt:
-        pieces += _open("assistant")
-        pieces += [_Mark(THINK), "\n"] if thinking else _thought("")
+    if template is None:
+        frames = _Frames(add_vision_id, expand)
+        pieces = frames.whole(turns, tools)
+        if add_generation_prompt:
+            pieces += _open("assistant")
+            pieces += [Mark(THINK), "\n"] if thinking else _thought("")
+    else:
+        switches = {"add_generation_prompt": add_generation_prompt, "add_vision_id": add_vision_id}
+        if thinking is not None:
+            switches["enable_thinking"] = thinking
+        pieces = template.pieces(turns, expand, tools=tools, **switches)
+    opened = add_generation_prompt and _ends_in_thought(pieces)
+    if add_generation_prompt and thinking is not None and opened != thinking:
+        does, asked = ("a", "off") if opened else ("no", "on")
+        raise InvalidArgument(f"the chat template opens {does} thought though thinking is {asked}")
     out = _Encoder(vocabulary)
     out.add(pieces)
-    opened = thinking and add_generation_prompt
     first_thought = vocabulary.id(THINK)  # nothing but the renderer makes such a token
     stable = out.ids.index(first_thought) if first_thought in out.ids else len(out.ids)
     return Rendered(out.ids, tuple(out.media), opened, stable)
+
+
+def _ends_in_thought(pieces: Sequence[Piece]) -> bool:
+    tags = [piece for piece in pieces if piece in (Mark(THINK), Mark(END_THINK))]
+    return bool(tags) and tags[-1] == Mark(THINK)
 
 
 class _Encoder:
@@ -157,7 +156,7 @@ class _Encoder:
         self.ids: list[int] = []
         self.media: list[Media] = []
 
-    def add(self, pieces: Sequence[_Piece]) -> None:
+    def add(self, pieces: Sequence[Piece]) -> None:
         run: list[str] = []
         for piece in pieces:
             if isinstance(piece, str):
@@ -184,9 +183,16 @@ class _Frames:
         self._add_vision_id, self._expand = add_vision_id, expand
         self._count = {"image": 0, "video": 0}
 
-    def conversation(self, turns: Sequence[Turn]) -> list[_Piece]:
+    def whole(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> list[Piece]:
+        """The turns, with the tools before them."""
+        if not tools:
+            return self.conversation(turns)
+        system = turns[0] if turns[0].role == "system" else None
+        return self.tools(tools, system) + self.conversation(turns[1:] if system else turns)
+
+    def conversation(self, turns: Sequence[Turn]) -> list[Piece]:
         last_query = max((i for i, turn in enumerate(turns) if turn.is_query), default=-1)
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         for i, turn in enumerate(turns):
             if turn.role == "tool":
                 first = i == 0 or turns[i - 1].role != "tool"
@@ -198,23 +204,23 @@ class _Frames:
                 pieces += [*_open(turn.role), *self._content(turn), *_close()]
         return pieces
 
-    def tools(self, tools: Sequence[Mapping[str, Any]], system: Turn | None) -> list[_Piece]:
+    def tools(self, tools: Sequence[Mapping[str, Any]], system: Turn | None) -> list[Piece]:
         """The system turn with the schemas, then the caller's own system text."""
-        pieces: list[_Piece] = [*_open("system"), _TOOLS_HEAD]
+        pieces: list[Piece] = [*_open("system"), _TOOLS_HEAD]
         pieces += ["\n" + _json(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
         pieces += _marked(_TOOLS_TAIL)
         if system and system.content:
             pieces += ["\n\n", *self._content(system)]
         return pieces + _close()
 
-    def _result(self, turn: Turn, first: bool, last: bool) -> list[_Piece]:
+    def _result(self, turn: Turn, first: bool, last: bool) -> list[Piece]:
         """The result of a tool; neighbours share the frame of one user turn."""
-        head: list[_Piece] = [_Mark(IM_START), "user"] if first else []
+        head: list[Piece] = [Mark(IM_START), "user"] if first else []
         content = self._content(turn)
-        body = ["\n", _Mark(TOOL_RESPONSE), "\n", *content, "\n", _Mark(END_TOOL_RESPONSE)]
+        body = ["\n", Mark(TOOL_RESPONSE), "\n", *content, "\n", Mark(END_TOOL_RESPONSE)]
         return [*head, *body, *(_close() if last else [])]
 
-    def _answer(self, turn: Turn, *, keep_thought: bool) -> list[_Piece]:
+    def _answer(self, turn: Turn, *, keep_thought: bool) -> list[Piece]:
         pieces = _open("assistant")
         if keep_thought:
             pieces += _thought(turn.reasoning)
@@ -225,49 +231,49 @@ class _Frames:
             pieces += _call(call)
         return pieces + _close()
 
-    def _content(self, turn: Turn) -> list[_Piece]:
-        pieces: list[_Piece] = []
+    def _content(self, turn: Turn) -> list[Piece]:
+        pieces: list[Piece] = []
         for part in turn.content:
             pieces += [part] if isinstance(part, str) else self._medium(part)
         return pieces
 
-    def _medium(self, medium: Medium) -> list[_Piece]:
+    def _medium(self, medium: Medium) -> list[Piece]:
         self._count[medium.kind] += 1
         image = medium.kind == "image"
         name = "Picture" if image else "Video"
         label = f"{name} {self._count[medium.kind]}: " if self._add_vision_id else ""
-        pieces: list[_Piece] = [label]
+        pieces: list[Piece] = [label]
         for text, source in self._expand(medium):
-            pad = _Mark(IMAGE_PAD if image else VIDEO_PAD, Medium(medium.kind, source))
-            pieces += [text, _Mark(VISION_START), pad, _Mark(VISION_END)]
+            pad = Mark(IMAGE_PAD if image else VIDEO_PAD, Medium(medium.kind, source))
+            pieces += [text, Mark(VISION_START), pad, Mark(VISION_END)]
         return pieces
 
 
-def _open(role: str) -> list[_Piece]:
-    return [_Mark(IM_START), f"{role}\n"]
+def _open(role: str) -> list[Piece]:
+    return [Mark(IM_START), f"{role}\n"]
 
 
-def _close() -> list[_Piece]:
-    return [_Mark(IM_END), "\n"]
+def _close() -> list[Piece]:
+    return [Mark(IM_END), "\n"]
 
 
-def _thought(text: str) -> list[_Piece]:
-    return [_Mark(THINK), f"\n{text}\n", _Mark(END_THINK), "\n\n"]
+def _thought(text: str) -> list[Piece]:
+    return [Mark(THINK), f"\n{text}\n", Mark(END_THINK), "\n\n"]
 
 
-def _marked(text: str) -> list[_Piece]:
+def _marked(text: str) -> list[Piece]:
     """Our own text about tool calls: the tags that it names are control tokens there too."""
     found = re.split(f"({TOOL_CALL}|{END_TOOL_CALL})", text)
-    return [_Mark(part) if i % 2 else part for i, part in enumerate(found)]
+    return [Mark(part) if i % 2 else part for i, part in enumerate(found)]
 
 
-def _call(call: Call) -> list[_Piece]:
+def _call(call: Call) -> list[Piece]:
     lines = "".join(
         f"<parameter={key}>\n{_value(value, call.name)}\n</parameter>\n"
         for key, value in call.arguments.items()
     )
     text = f"\n<function={call.name}>\n{lines}</function>\n"
-    return [_Mark(TOOL_CALL), text, _Mark(END_TOOL_CALL)]
+    return [Mark(TOOL_CALL), text, Mark(END_TOOL_CALL)]
 
 
 def _value(value: Any, name: str) -> str:

@@ -53,18 +53,30 @@ class Vocabulary:
         """The id of a control token such as "<|im_start|>"."""
         return self._ids[name]
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a run of plain text.
+    def knows(self, name: str) -> bool:
+        """Whether there is a control token of this name, one of the format or another."""
+        if name not in self._ids:
+            ids = self._tokenize(name.encode(), True)
+            if len(ids) != 1 or ids == self._tokenize(name.encode(), False):
+                return False
+            self._ids[name] = ids[0]
+        return True
 
-        The halves of a surrogate pair, which JSON escapes leave behind, become the character they
-        stand for; a half on its own becomes U+FFFD.
-        """
-        try:
-            data = text.encode()
-        except UnicodeEncodeError:
-            whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-            data = whole.encode()
-        return self._tokenize(data, False)
+    def encode(self, text: str) -> list[int]:
+        """Ids of a run of plain text, made well-formed."""
+        return self._tokenize(well_formed(text).encode(), False)
+
+
+def well_formed(text: str) -> str:
+    """A text without halves of surrogate pairs, which JSON escapes leave behind.
+
+    Two halves become the character they stand for; a half on its own becomes U+FFFD.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def thinks_by_default(template: str | None, info: ModelInfo) -> bool:

@@ -99,6 +99,17 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thinking-budget", type=int, metavar="N", help="tokens of thought at most"
     )
+    add_template(parser)
+
+
+def add_template(parser: argparse.ArgumentParser) -> None:
+    """The argument of every command that renders conversations."""
+    parser.add_argument(
+        "--chat-template",
+        metavar="FILE",
+        help="a Jinja template to render conversations with; 'file' is the one in the model's file "
+        "(default: none is run, the format is built in)",
+    )
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +146,7 @@ def open_llama(args: argparse.Namespace, **more: Any) -> Llama:
         kv_type=args.kv,
         draft=args.draft,
         mmproj=args.mmproj,
+        chat_template=getattr(args, "chat_template", None),
         **more,
     )
 

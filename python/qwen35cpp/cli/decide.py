@@ -15,6 +15,7 @@ from ._common import (
     add_kv,
     add_model,
     add_pictures,
+    add_template,
     open_llama,
     picture_parts,
     positive,
@@ -60,6 +61,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", metavar="NAME", help="with --csv: the column to read")
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --csv: the file to write")
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
+    add_template(parser)
     add_kv(parser)
     add_pictures(parser)
     parser.set_defaults(run=run, draft="off", usage_error=parser.error)

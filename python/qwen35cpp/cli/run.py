@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--raw has no --system, --think or --thinking-budget")
     if args.raw and (args.image or args.video):
         args.usage_error("--raw takes no pictures")
+    if args.raw and args.chat_template is not None:
+        args.usage_error("--raw has no --chat-template")
     prompt = _read_prompt(args.prompt)
     with open_llama(args) as llama:
         progress = Progress("reading the prompt", quiet=args.quiet)

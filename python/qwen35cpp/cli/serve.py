@@ -7,7 +7,16 @@ import os
 from pathlib import Path
 
 from ..errors import FileError
-from ._common import Commands, add_draft, add_kv, add_model, open_llama, positive, print_json
+from ._common import (
+    Commands,
+    add_draft,
+    add_kv,
+    add_model,
+    add_template,
+    open_llama,
+    positive,
+    print_json,
+)
 
 _KEY_VARIABLE = "QWEN35CPP_API_KEY"
 
@@ -49,6 +58,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     parser.add_argument("--mmproj", metavar="FILE", help="the vision tower (default: looked for)")
+    add_template(parser)
     add_kv(parser)
     add_draft(parser, "auto")
     parser.set_defaults(run=run)

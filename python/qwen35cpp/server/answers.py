@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -27,6 +28,7 @@ Stops = str | list[str] | None
 _LONG, _PIECE = 1 << 20, 1 << 18  # characters
 _CUT = 64  # tokens that a piece may have more because it was cut
 _MOST_STOPS, _LONGEST_STOP, _MOST_TOOLS = 16, 256, 128
+_PROGRESS_PAUSE = 0.2  # seconds between two reports
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -34,12 +36,40 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     model: str | None = None  # any name: there is one model
     stream: bool | None = None
+    return_progress: bool | None = None  # llama.cpp's: tells how much of the prompt was read
 
 
 def given(body: Body, *names: str) -> dict[str, Any]:
     """The fields that a request sets."""
     values = ((name, getattr(body, name)) for name in names)
     return {name: value for name, value in values if value is not None}
+
+
+def report_progress(
+    job: Job, body: Body, options: dict[str, Any], shape: Callable[[dict[str, int]], Event]
+) -> None:
+    """Lets a stream tell of its prompt while it is read, when the request asks for it.
+
+    Args:
+        job: the request at work.
+        body: the request.
+        options: of its answer; gets a `progress`.
+        shape: makes an event of {"processed": tokens, "total": tokens, "time_ms": ...}.
+    """
+    if not (body.stream and body.return_progress):
+        return
+    begun = sent = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal sent
+        now = time.monotonic()
+        if not total or (now - sent < _PROGRESS_PAUSE and done < total):
+            return
+        sent = now
+        milliseconds = round(1e3 * (now - begun))
+        job.emit(shape({"processed": done, "total": total, "time_ms": milliseconds}))
+
+    options["progress"] = report
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -152,10 +182,25 @@ class Context:
             decode_seconds=text.timings.decode_seconds,
         )
 
+    def count_last(self, last: Any) -> None:
+        """Adds the answer that the last chunk of a completion sums up."""
+        usage, timings = last.usage, last.timings
+        self.metrics.answered(
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.prompt_tokens_details.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+            prefill_seconds=timings.prompt_ms / 1e3,
+            decode_seconds=timings.predicted_ms / 1e3,
+        )
+
     def write(
-        self, job: Job, request: ChatRequest, writer: Writer, events: list[Event], *, stream: bool
+        self, job: Job, request: ChatRequest, writer: Writer, events: list[Event], body: Body
     ) -> Iterator[Event]:
         """Answers: events as they come, beginning with `events`, or the whole in the end."""
+        stream = bool(body.stream)
+        if stream and body.return_progress:
+            yield from events  # what tells of the prompt comes behind
+            events = []
         with self.answer(request) as chunks:
             for chunk in chunks:
                 events += writer.push(chunk)

@@ -12,11 +12,9 @@ from ..chat import openai
 from ..chat.answer import ChatText
 from ..chat.conversation import ChatStream
 from ..types import Record
-from .answers import SAMPLING, Context, Limit, Objects, SamplingBody, given
+from .answers import SAMPLING, Context, Limit, Objects, SamplingBody, given, report_progress
 from .errors import HttpError, openai_error
 from .jobs import Event, Job
-
-_PROGRESS_PAUSE = 0.2  # seconds between two reports
 
 
 class ChatBody(SamplingBody, kw_only=True):
@@ -39,7 +37,6 @@ class ChatBody(SamplingBody, kw_only=True):
     thinking_budget: int | None = None
     functions: Any = None  # refused below: they would change the answer
     function_call: Any = None
-    return_progress: bool | None = None  # llama.cpp's: chunks with `prompt_progress`
     # Without a meaning here.
     audio: Any = None
     metadata: Any = None
@@ -96,8 +93,7 @@ def _stream(
     context: Context, job: Job, body: ChatBody, options: dict[str, Any], include_usage: bool
 ) -> Iterator[Event]:
     context.check(body.messages, options)
-    if body.return_progress:
-        options = {**options, "progress": _reporter(job, context.name)}
+    report_progress(job, body, options, lambda progress: _progress_chunk(context.name, progress))
     chosen = {**job.stop.watched(options), "stream_options": {"include_usage": True}}
     chunks: Any = openai.create(context.llama, body.messages, True, chosen)
     for chunk in chunks:
@@ -106,46 +102,22 @@ def _stream(
                 del chunk["usage"]
             yield chunk
             continue
-        _count(context, chunk)
+        context.count_last(chunk)
         if include_usage:
             yield chunk
     yield "[DONE]"
 
 
-def _count(context: Context, last: Any) -> None:
-    usage, timings = last.usage, last.timings
-    context.metrics.answered(
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.prompt_tokens_details.cached_tokens,
-        completion_tokens=usage.completion_tokens,
-        prefill_seconds=timings.prompt_ms / 1e3,
-        decode_seconds=timings.predicted_ms / 1e3,
+def _progress_chunk(model: str, progress: dict[str, int]) -> Event:
+    """How much of the prompt was read, as a chunk without a choice."""
+    return Record(
+        id="chatcmpl-progress",
+        object="chat.completion.chunk",
+        created=int(time.time()),
+        model=model,
+        choices=[],
+        prompt_progress=progress,
     )
-
-
-def _reporter(job: Job, model: str) -> Callable[[int, int], None]:
-    """Sends how much of the prompt was read, as chunks without a choice."""
-    begun = sent = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal sent
-        now = time.monotonic()
-        if not total or (now - sent < _PROGRESS_PAUSE and done < total):
-            return
-        sent = now
-        progress = {"processed": done, "total": total, "time_ms": round(1e3 * (now - begun))}
-        job.emit(
-            Record(
-                id="chatcmpl-progress",
-                object="chat.completion.chunk",
-                created=int(time.time()),
-                model=model,
-                choices=[],
-                prompt_progress=progress,
-            )
-        )
-
-    return report
 
 
 def stream_error(error: HttpError) -> Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -11,8 +12,16 @@ import numpy as np
 
 from .. import _completion
 from .._generate import TextStream
-from ..types import Text
-from .answers import SAMPLING, Body, Context, SamplingBody, check_options, given
+from ..types import CompletionTimings, Record, Text
+from .answers import (
+    SAMPLING,
+    Body,
+    Context,
+    SamplingBody,
+    check_options,
+    given,
+    report_progress,
+)
 from .errors import bad
 from .jobs import Event, Job
 
@@ -27,11 +36,12 @@ class CompletionBody(SamplingBody, kw_only=True):
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=_MOST_ANSWERS)] | None = None
+    response_format: dict[str, Any] | None = None  # not OpenAI's: as in chat completions
     best_of: int | None = None
     suffix: str | None = None
 
 
-_PASSED = (*SAMPLING, "logprobs", "echo", "suffix")
+_PASSED = (*SAMPLING, "logprobs", "echo", "suffix", "response_format")
 
 
 def completion_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterator[Event]], bool]:
@@ -56,7 +66,7 @@ def completion_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iter
     if not body.stream:
         return lambda job: _whole(context, job, calls), False
     include_usage = bool((body.stream_options or {}).get("include_usage"))
-    return lambda job: _stream(context, job, calls, include_usage), True
+    return lambda job: _stream(context, job, body, calls, include_usage), True
 
 
 def _whole(context: Context, job: Job, calls: list[tuple[Any, dict[str, Any]]]) -> Iterator[Event]:
@@ -65,29 +75,33 @@ def _whole(context: Context, job: Job, calls: list[tuple[Any, dict[str, Any]]]) 
         context.count(text)
         return text
 
-    whole: Any = None
+    parts: list[Any] = []
     for index, (prompt, options) in enumerate(calls):
         context.check_length(prompt)
         part: Any = _completion.create(
             context.llama, prompt, False, job.stop.watched(options), drain
         )
         part.choices[0]["index"] = index
-        if whole is None:
-            whole = part
-            continue
-        whole.choices.append(part.choices[0])
-        for name, value in part.usage.items():
-            whole.usage[name] += value
-    yield whole
+        parts.append(part)
+    whole = parts[0]
+    whole["choices"] = [part.choices[0] for part in parts]
+    yield Record(whole, **_together(parts))
 
 
 def _stream(
-    context: Context, job: Job, calls: list[tuple[Any, dict[str, Any]]], include_usage: bool
+    context: Context,
+    job: Job,
+    body: CompletionBody,
+    calls: list[tuple[Any, dict[str, Any]]],
+    include_usage: bool,
 ) -> Iterator[Event]:
-    usage: dict[str, int] = {}
+    ends: list[Any] = []  # what each answer says last
     shared: dict[str, Any] = {}
     for index, (prompt, options) in enumerate(calls):
         context.check_length(prompt)
+        report_progress(
+            job, body, options, lambda progress: _progress_chunk(context.name, progress)
+        )
         chosen = {**job.stop.watched(options), "stream_options": {"include_usage": True}}
         chunks: Any = _completion.create(context.llama, prompt, True, chosen)
         for chunk in chunks:
@@ -97,16 +111,33 @@ def _stream(
                 chunk.choices[0]["index"] = index
                 yield chunk
                 continue
-            usage = {name: usage.get(name, 0) + value for name, value in chunk.usage.items()}
-            context.metrics.answered(
-                prompt_tokens=chunk.usage.prompt_tokens,
-                completion_tokens=chunk.usage.completion_tokens,
-            )
-            last = chunk
+            context.count_last(chunk)
+            ends.append(chunk)
     if include_usage:
-        last["usage"] = usage
-        yield last
+        yield Record(ends[-1], **_together(ends))
     yield "[DONE]"
+
+
+def _progress_chunk(model: str, progress: dict[str, int]) -> Event:
+    """How much of a prompt was read, as a chunk without a choice."""
+    return Record(
+        id="cmpl-progress",
+        object="text_completion",
+        created=int(time.time()),
+        model=model,
+        choices=[],
+        prompt_progress=progress,
+    )
+
+
+def _together(parts: list[Any]) -> dict[str, Any]:
+    """Usage and timings of several answers as one."""
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    usage = Record({name: sum(part.usage[name] for part in parts) for name in counts})
+    cached = sum(part.usage.prompt_tokens_details.cached_tokens for part in parts)
+    usage["prompt_tokens_details"] = Record(cached_tokens=cached)
+    timings = CompletionTimings.together([part.timings for part in parts])
+    return {"usage": usage, "timings": timings}
 
 
 class EmbeddingBody(Body, kw_only=True):

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import msgspec
 
 from ..chat.answer import ChatChunk, ChatText
-from .answers import Body, Context, Objects, given, text_of
+from ..types import CompletionTimings
+from .answers import Body, Context, Objects, given, report_progress, text_of
 from .errors import HttpError, anthropic_error, bad
 from .jobs import Event, Job
 
@@ -60,10 +61,11 @@ def message_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterato
         options["stop"] = body.stop_sequences
 
     def work(job: Job) -> Iterator[Event]:
+        report_progress(job, body, options, _ping)
         request = context.chat_request(job, messages, options)
         writer = _Writer(context.name)
         events = writer.begin(len(request.request.tokens))
-        yield from context.write(job, request, writer, events, stream=bool(body.stream))
+        yield from context.write(job, request, writer, events, body)
 
     return work, bool(body.stream)
 
@@ -302,8 +304,14 @@ class _Writer:
             "output_tokens": text.usage.completion_tokens,
         }
         delta = {"stop_reason": reason, "stop_sequence": sequence}
-        self.whole.update(delta, usage=usage)
-        return [*events, _event("message_delta", delta=delta, usage=usage), _event("message_stop")]
+        figures = {"usage": usage, "timings": CompletionTimings.of([text])}
+        self.whole.update(delta, **figures)
+        return [*events, _event("message_delta", delta=delta, **figures), _event("message_stop")]
+
+
+def _ping(progress: dict[str, int]) -> Event:
+    """How much of the prompt was read, in an event that clients skip."""
+    return _event("ping", prompt_progress=progress)
 
 
 def _event(name: str, **fields: Any) -> Event:

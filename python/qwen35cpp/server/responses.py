@@ -11,7 +11,8 @@ import msgspec
 
 from ..chat.answer import ChatChunk, ChatText
 from ..chat.openai import shape_logprobs
-from .answers import Body, Context, Limit, Objects, given, text_of
+from ..types import CompletionTimings
+from .answers import Body, Context, Limit, Objects, given, report_progress, text_of
 from .errors import HttpError, bad
 from .jobs import Event, Job
 
@@ -62,10 +63,11 @@ def response_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterat
     messages, options = _messages(body), _options(body)
 
     def work(job: Job) -> Iterator[Event]:
-        request = context.chat_request(job, messages, options)
         writer = _Writer(context.name, body)
+        report_progress(job, body, options, writer.progress)
+        request = context.chat_request(job, messages, options)
         events = writer.begin()
-        yield from context.write(job, request, writer, events, stream=bool(body.stream))
+        yield from context.write(job, request, writer, events, body)
 
     return work, bool(body.stream)
 
@@ -188,7 +190,6 @@ class _Writer:
 
     def __init__(self, model: str, body: ResponseBody) -> None:
         self._sequence = 0
-        self._logprobs = body.top_logprobs is not None or bool(body.include)
         self._open: dict[str, Any] | None = None  # the item that grows
         self._items: list[dict[str, Any]] = []
         self._call = -1
@@ -228,6 +229,10 @@ class _Writer:
             self._event("response.created", response=snapshot),
             self._event("response.in_progress", response=snapshot),
         ]
+
+    def progress(self, progress: dict[str, int]) -> Event:
+        """How much of the prompt was read: an event of our own, which comes when asked for."""
+        return self._event("response.prompt_progress", prompt_progress=progress)
 
     def push(self, chunk: ChatChunk) -> list[Event]:
         """What a chunk of the answer adds."""
@@ -362,6 +367,7 @@ class _Writer:
                 "output_tokens_details": {"reasoning_tokens": text.reasoning_tokens},
                 "total_tokens": usage.total_tokens,
             },
+            timings=CompletionTimings.of([text]),
         )
         name = f"response.{self.whole['status']}"
         return [*events, self._event(name, response=self.whole)]

@@ -165,7 +165,8 @@ class _Decoder:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            # Nothing is imported from the current folder, which may hold anybody's files.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
         )
         assert self._child.stdout is not None
         self._pipe: IO[bytes] = self._child.stdout
