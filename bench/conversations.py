@@ -122,15 +122,13 @@ def for_peer(messages: Messages) -> Messages:
         url = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
         return {"type": "image_url", "image_url": {"url": url}}
 
-    return [
-        {"role": message["role"], "content": content}
-        for message in messages
-        for content in [
-            [part_of(part) for part in message["content"]]
-            if isinstance(message["content"], list)
-            else message["content"]
-        ]
-    ]
+    told = []
+    for message in messages:
+        content = message["content"]
+        if shows_picture(message):
+            content = [part_of(part) for part in content]
+        told.append({"role": message["role"], "content": content})
+    return told
 
 
 def question(rng: random.Random, *, picture: bool) -> dict[str, Any]:

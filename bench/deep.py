@@ -5,7 +5,7 @@ memory depend on how many entries there are, not on what they hold.
 
     python bench/deep.py MODEL.gguf [--depths 0,8192,32768,131072] [--kv q8_0] [--tokens 8]
     python bench/deep.py 2b.gguf --rope-scaling yarn --depths 1009900 --kv iq4_nl --limit 6
-    python bench/deep.py 2b.gguf --depths 32768 --kv q8_0 --limit 1.6
+    python bench/deep.py 2b.gguf --depths 32768 --kv q8_0 --batch 128 --limit 1.6
 
 With --limit it fails when the process took more memory than that at its peak.
 """

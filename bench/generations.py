@@ -14,8 +14,8 @@ Depths at which the peer's cache would not fit into the free memory (115 KB a to
 --peer-depth, are fitted for the peer: the cost of a token is a line in its depth. Engines take
 turns, the better round counts; the peer's rounds alternate OMP_WAIT_POLICY.
 
-Some eight minutes with two cores and 18 GB of free memory; --rounds 1 halves that, --read adds some
-twenty minutes for 32,768 tokens.
+An estimate for two cores and 18 GB of free memory is seven minutes. --rounds 1 halves that; with
+--read a round takes as long as the peer needs to read the deepest text: lower --peer-depth then.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def write_previous(path: Path) -> None:
 
 PEER = "llama.cpp"
 PEER_TOKEN = LAYERS * 2 * KV_HEADS * HEAD_DIM * 2  # bytes of a token in its cache of f16
+BESIDES = 1_500_000_000  # bytes that it takes besides weights and cache, and some to spare
 LEARNING = 48  # tokens after which a session knows what drafts cost
 
 
@@ -117,7 +118,7 @@ class Result:
     drafts: bool
     depth: int
     seconds: float
-    how: str = "measured"
+    how: str = "filled"  # the cache; or read, or fitted
 
 
 def measure_ours(args: argparse.Namespace, kv: str, depths: list[int]) -> list[Result]:
@@ -176,7 +177,8 @@ def run_peer(args: argparse.Namespace, depths: list[int], round_: int) -> list[R
     if round_ % 2:
         environment["OMP_WAIT_POLICY"] = "active"
     rows = [json.loads(line) for line in _output(command, environment).splitlines()]
-    return [Result(PEER, False, row["depth"], 1 / row["decode"]) for row in rows]
+    how = "read" if args.read else "filled"
+    return [Result(PEER, False, row["depth"], 1 / row["decode"], how) for row in rows]
 
 
 def _output(command: list[str], environment: dict[str, str]) -> str:
@@ -195,7 +197,7 @@ def free_memory() -> int:
 def peer_depths(args: argparse.Namespace, depths: list[int]) -> list[int]:
     """The depths that the peer is measured at."""
     weights = args.previous.stat().st_size
-    room = (0.95 * free_memory() - weights) / PEER_TOKEN - 2048
+    room = (free_memory() - weights - BESIDES) / PEER_TOKEN
     most = min(room, args.peer_depth or room)
     return [depth for depth in depths if depth <= most]
 
@@ -231,7 +233,7 @@ def show(results: list[Result], depths: list[int]) -> None:
     plain = min((r for r in ours if not r.drafts), key=lambda r: r.seconds)
     best = min(ours, key=lambda r: r.seconds)
     print(f"\n| behind {at:,} tokens | tokens/s | times |\n|---|---:|---:|")
-    steps = [(f"llama.cpp, Qwen3-1.7B, f16 cache, {peer.how}", peer)]
+    steps = [(f"llama.cpp, Qwen3-1.7B, f16 cache ({peer.how})", peer)]
     if ("f16", False, at) in found:
         steps.append(("this engine and generation, f16 cache", found["f16", False, at]))
     steps.append((f"cache of {plain.engine}", plain))
@@ -242,7 +244,7 @@ def show(results: list[Result], depths: list[int]) -> None:
         print(f"| {name} | {1 / result.seconds:.2f} | {last / result.seconds:.2f} |")
         last = result.seconds
     print(f"| all together | | {peer.seconds / last:.2f} |")
-    if peer.how == "measured" and sum(r.engine == PEER for r in results) > 2:
+    if peer.how != "fitted" and sum(r.engine == PEER for r in results) > 2:
         line = fitted(results, at)
         print(f"\nThe line through llama.cpp's other depths gives {1 / line:.2f} tokens/s there.")
 
