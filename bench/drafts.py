@@ -11,7 +11,8 @@ as usual, only the verdict is drawn. --peer has llama.cpp's server take turns wi
 plain and with drafts of its own at the same rates (its --spec-synth-rates); --peer-python a
 llama.cpp that was built for the machine (peer_native.py), plain. On a busy machine --threads 1 has
 the skills compared by CPU time. Speeds are tokens per second of decoding. Files come from
-`synthetic.py 2b q4_k_m --mtp`; two files with two rates and both peers take some four minutes.
+`synthetic.py 2b q4_k_m --mtp`; the estimate for two files, two rates and both peers is
+seven minutes.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ those of that type and from those read from the start.
     python bench/recall.py [--sets needle:1200,copy:150,extract:600] [--count 100] [--kv f16,q8_0]
 
 The numbers of a set are words of distraction, of some 1.24 tokens; the bundled model copies nothing
-behind more than a few hundred. With --count 100 some 300,000 tokens are read with each cache type,
-a few minutes.
+behind more than a few hundred. With --count 100 some 250,000 tokens are read twice with each cache
+type.
 """
 
 from __future__ import annotations
