@@ -4,16 +4,22 @@ The caches are filled with the entries of a short text, again and again: the tim
 memory depend on how many entries there are, not on what they hold.
 
     python bench/deep.py MODEL.gguf [--depths 0,8192,32768,131072] [--kv q8_0] [--tokens 8]
+    python bench/deep.py 2b.gguf --rope-scaling yarn --depths 1009900 --kv iq4_nl --limit 6
+    python bench/deep.py 2b.gguf --depths 32768 --kv q8_0 --batch 128 --limit 1.6
+
+With --limit it fails when the process took more memory than that at its peak.
 """
 
 from __future__ import annotations
 
 import argparse
 import struct
+import sys
 import time
 from pathlib import Path
 
 from qwen35cpp import _handles
+from qwen35cpp._load import rope_factor
 
 SEED = 256  # tokens whose entries are repeated
 POSITION = 4  # byte of a snapshot where its position and rotary position stand
@@ -49,20 +55,28 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--batch", type=int, default=None, help="tokens of a prefill batch")
+    parser.add_argument("--rope-scaling", choices=["yarn"], help="for contexts beyond the native")
+    parser.add_argument("--limit", type=float, metavar="GB", help="memory that is allowed")
     args = parser.parse_args()
     depths = [int(n) for n in args.depths.split(",")]
-    model = _handles.Model(bytes(args.model), n_threads=args.threads)
-    session = _handles.Session(
-        model,
-        n_ctx=max(depths) + args.tokens + 1,
-        n_batch=args.batch,
-        kv_type=_handles.KV_TYPES[args.kv],
-    )
+    factor = rope_factor(args.rope_scaling)
+    model = _handles.Model(bytes(args.model), n_threads=args.threads, rope_factor=factor)
+    settings = {
+        "n_ctx": max(depths) + args.tokens + 1,
+        "n_batch": args.batch,
+        "kv_type": _handles.KV_TYPES[args.kv],
+    }
+    session = _handles.Session(model, **settings)
     greedy = _handles.Sampler(
         model, _handles.Sampling(temperature=0.0), seed=0, n_logprobs=None, logit_bias={}
     )
     cache_bytes = session.token_bytes
-    print(f"{args.model.name}, {args.kv} cache: {cache_bytes} bytes a token")
+    needs = model.estimate(args.threads, **settings)
+    print(
+        f"{args.model.name}, {args.kv} cache: {cache_bytes} bytes a token; estimated for a full "
+        f"context: cache {needs.kv / 1e9:.3f} GB, state {needs.state / 1e9:.3f}, scratch "
+        f"{needs.scratch / 1e9:.3f}; file {args.model.stat().st_size / 1e9:.3f}"
+    )
     print("| depth | tokens/s | ms a step | cache GB/s | resident GB | peak GB |")
     print("|---|---|---|---|---|---|")
     for depth in depths:
@@ -83,6 +97,8 @@ def main() -> None:
         )
     session.close()
     model.close()
+    if args.limit and resident()[1] > args.limit * 1e9:
+        sys.exit(f"more than {args.limit} GB of memory")
 
 
 if __name__ == "__main__":

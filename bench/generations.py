@@ -1,30 +1,34 @@
 """Decoding at depth: this generation in this engine, the one before in llama.cpp.
 
-The question of somebody who changes both: what does a step cost behind a long text? Ours is a 2B,
-theirs has the shapes of Qwen3-1.7B, both Q4_K_M with random weights. Both caches are filled with
-the entries of a short text, again and again (see deep.py); llama.cpp takes them as the saved state
-of a sequence. Its cache is f16, its default.
+The question of somebody who changes both: what does a step cost behind a long text? Ours is a 2B
+with every cache type, plain and with drafts of an imposed acceptance (see drafts.py); theirs has
+the shapes of Qwen3-1.7B and the f16 cache that is its default. Both files are Q4_K_M with random
+weights. Both caches are filled with the entries of a short text, again and again (see deep.py and
+peer_native.py); --read has llama.cpp read its tokens instead.
 
-    python bench/generations.py OURS.gguf [--previous qwen3.gguf] [--depths 0,8192,32768]
-        [--kv f16,q8_0] [--at 131072]
+    python bench/generations.py OURS.gguf --peer-python PEER/bin/python
+        [--previous qwen3.gguf] [--depths 0,8192,32768,131072] [--csv FILE]
 
-The previous file is written when it does not exist. Where a depth does not fit into memory, the
-peer's time is fitted as a line: its cost grows by the same for every entry.
+OURS comes from `synthetic.py 2b q4_k_m --mtp`; the previous file is written when it does not exist.
+Depths at which the peer's cache would not fit into the free memory (115 KB a token), or beyond
+--peer-depth, are fitted for the peer: the cost of a token is a line in its depth. Engines take
+turns, the better round counts; the peer's rounds alternate OMP_WAIT_POLICY.
+
+An estimate for two cores and 18 GB of free memory is seven minutes. --rounds 1 halves that; with
+--read a round takes as long as the peer needs to read the deepest text: lower --peer-depth then.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import csv
 import json
 import math
 import os
-import statistics
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -98,199 +102,204 @@ def write_previous(path: Path) -> None:
                 synthetic._write_matrix(writer, spec, 1 / math.sqrt(spec.ne[0]), rng)
 
 
-# ---- llama.cpp, through the C functions that its wheel exports -----------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
+
+PEER = "llama.cpp"
+PEER_TOKEN = LAYERS * 2 * KV_HEADS * HEAD_DIM * 2  # bytes of a token in its cache of f16
+BESIDES = 1_500_000_000  # bytes that it takes besides weights and cache, and some to spare
+LEARNING = 48  # tokens after which a session knows what drafts cost
 
 
-class Opaque(ctypes.Structure):
-    """A struct of theirs that is passed by value; larger than any of them."""
+@dataclass(frozen=True)
+class Result:
+    """Seconds of a token behind `depth` others."""
 
-    _fields_ = (("words", ctypes.c_uint32 * 128),)
-
-
-class Batch(ctypes.Structure):
-    """llama_batch."""
-
-    _fields_ = (
-        ("n_tokens", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in
-          ("token", "embd", "pos", "n_seq_id", "seq_id", "logits")),
-    )  # fmt: skip
+    engine: str  # PEER or the type of our cache
+    drafts: bool
+    depth: int
+    seconds: float
+    how: str = "filled"  # the cache; or read, or fitted
 
 
-class Peer:
-    """One context of llama.cpp."""
+def measure_ours(args: argparse.Namespace, kv: str, depths: list[int]) -> list[Result]:
+    """This engine, plain and, where the file has an MTP layer, with drafts."""
+    import deep
+    import drafts
 
-    def __init__(self, path: Path, n_ctx: int, threads: int) -> None:
-        import xllamacpp
+    from qwen35cpp import _handles
 
-        lib = ctypes.CDLL(str(next(Path(xllamacpp.__file__).parent.glob("*.so"))))
-        for name, result in (
-            ("llama_model_default_params", Opaque), ("llama_context_default_params", Opaque),
-            ("llama_model_load_from_file", ctypes.c_void_p),
-            ("llama_init_from_model", ctypes.c_void_p), ("llama_batch_get_one", Batch),
-            ("llama_state_seq_get_size", ctypes.c_size_t),
-            ("llama_state_seq_get_data", ctypes.c_size_t),
-            ("llama_state_seq_set_data", ctypes.c_size_t),
-            ("llama_get_memory", ctypes.c_void_p),
-        ):  # fmt: skip
-            getattr(lib, name).restype = result
-        self.lib = lib
-        lib.llama_backend_init()
-        model = lib.llama_model_load_from_file(os.fsencode(path), lib.llama_model_default_params())
-        params = lib.llama_context_default_params()
-        words = params.words
-        words[0], words[1], words[2] = n_ctx, 512, 512  # n_ctx, n_batch, n_ubatch
-        # n_threads and n_threads_batch: the only neighbours that are both 4.
-        place = next(i for i in range(3, 12) if words[i] == words[i + 1] == 4)
-        words[place] = words[place + 1] = threads
-        self.context = ctypes.c_void_p(lib.llama_init_from_model(ctypes.c_void_p(model), params))
-        if not self.context:
-            raise MemoryError("llama.cpp could not open a context")
-
-    def eval(self, tokens: list[int]) -> None:
-        """Evaluates tokens behind those before."""
-        ids = (ctypes.c_int32 * len(tokens))(*tokens)
-        if self.lib.llama_decode(self.context, self.lib.llama_batch_get_one(ids, len(tokens))):
-            raise RuntimeError("llama_decode failed")
-
-    def fill(self, depth: int) -> None:
-        """Makes the sequence `depth` tokens long with the entries of a short one."""
-        seed = 64
-        lib, context = self.lib, self.context
-        lib.llama_memory_clear(ctypes.c_void_p(lib.llama_get_memory(context)), True)
-        self.eval([1 + i % 90 for i in range(seed)])
-        if depth <= seed:
-            return
-        small = np.empty(lib.llama_state_seq_get_size(context, 0), np.uint8)
-        lib.llama_state_seq_get_data(context, small.ctypes.data_as(ctypes.c_void_p), small.size, 0)
-        data = np.frombuffer(_longer(small.tobytes(), seed, depth), np.uint8)
-        lib.llama_memory_clear(ctypes.c_void_p(lib.llama_get_memory(context)), True)
-        took = lib.llama_state_seq_set_data(
-            context, data.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(data.size), 0
+    model = _handles.Model(bytes(args.ours), n_threads=args.threads)
+    greedy = _handles.Sampler(
+        model, _handles.Sampling(temperature=0.0), seed=0, n_logprobs=None, logit_bias={}
+    )
+    kinds = ["off", "mtp"] if model.info.n_mtp_layer and args.impose else ["off"]
+    results = []
+    for kind in kinds:
+        warm, wanted = (LEARNING, args.draft_tokens) if kind == "mtp" else (1, args.tokens)
+        session = _handles.Session(
+            model,
+            n_ctx=max(depths) + warm + wanted + 32,
+            kv_type=_handles.KV_TYPES[kv],
+            draft=_handles.DRAFTS[kind],
         )
-        if took != data.size:
-            raise RuntimeError("llama.cpp did not take the state")
+        if kind == "mtp":
+            session.impose_acceptance(drafts.conditional(args.impose))
+        for depth in depths:
+            deep.fill(session, depth)
+            token = 5
+            for most in (warm, wanted):
+                made, start = 0, time.perf_counter()
+                while made < most:
+                    drawn = session.decode([token], greedy, (), 8)
+                    token, made = drawn[-1][0], made + len(drawn)
+                seconds = (time.perf_counter() - start) / made
+            results.append(Result(kv, kind == "mtp", depth, seconds))
+        session.close()
+    model.close()
+    return results
 
 
-def _longer(state: bytes, seed: int, depth: int) -> bytes:
-    """The state of a sequence of `depth` tokens out of one of `seed`.
+def run_ours(args: argparse.Namespace, kv: str, depths: list[int]) -> list[Result]:
+    """measure_ours in a process of its own."""
+    command = [sys.executable, __file__, str(args.ours), "--one", kv, "--impose", args.impose,
+               "--depths", ",".join(map(str, depths)), "--tokens", str(args.tokens),
+               "--draft-tokens", str(args.draft_tokens),
+               "--threads", str(args.threads)]  # fmt: skip
+    return [Result(**row) for row in json.loads(_output(command, dict(os.environ)))]
 
-    Magic, sequence, n_stream, n_cells; for each cell its position, number of sequences and
-    sequence; whether values are transposed, n_layer, two words; for each layer's keys, then
-    values: type, bytes of a row, rows.
-    """
-    at = 16
-    known = struct.unpack_from("=IIiIi", state, 8) == (1, seed, 0, 1, 0)
-    assert known, "an unknown layout of saved states"
-    out = [state[:12], struct.pack("=I", depth)]
-    out.append(b"".join(struct.pack("=iIi", i, 1, 0) for i in range(depth)))
-    at += 12 * seed
-    transposed, layers = struct.unpack_from("=II", state, at)
-    assert not transposed, "saved values are transposed: flash attention is off"
-    out.append(state[at : at + 16])
-    at += 16
-    for _ in range(2 * layers):
-        row = struct.unpack_from("=Q", state, at + 4)[0]
-        out.append(state[at : at + 12])
-        rows = state[at + 12 : at + 12 + row * seed]
-        out.append(rows * (depth // seed) + rows[: depth % seed * row])
-        at += 12 + row * seed
-    assert at == len(state), "an unknown layout of saved states"
-    return b"".join(out)
+
+def run_peer(args: argparse.Namespace, depths: list[int], round_: int) -> list[Result]:
+    """llama.cpp in a process of its own."""
+    command = [args.peer_python, str(ROOT / "peer_native.py"), str(args.previous),
+               "--depths", ",".join(map(str, depths)), "--prompt", "8", "--new", str(args.tokens),
+               "--threads", str(args.threads), *([] if args.read else ["--fill"])]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if round_ % 2:
+        environment["OMP_WAIT_POLICY"] = "active"
+    rows = [json.loads(line) for line in _output(command, environment).splitlines()]
+    how = "read" if args.read else "filled"
+    return [Result(PEER, False, row["depth"], 1 / row["decode"], how) for row in rows]
+
+
+def _output(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def free_memory() -> int:
+    """Bytes that programs may still take."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+
+
+def peer_depths(args: argparse.Namespace, depths: list[int]) -> list[int]:
+    """The depths that the peer is measured at."""
+    weights = args.previous.stat().st_size
+    room = (free_memory() - weights - BESIDES) / PEER_TOKEN
+    most = min(room, args.peer_depth or room)
+    return [depth for depth in depths if depth <= most]
 
 
 # ---- the comparison ------------------------------------------------------------------------------
 
 
-def time_steps(
-    fill: Callable[[int], None], eval_: Callable[[list[int]], None], depths: list[int], tokens: int
-) -> dict[int, float]:
-    """Seconds of a step at each depth."""
-    steps: dict[int, float] = {}
-    for depth in depths:
-        fill(depth)
-        eval_([5])
-        times = []
-        for i in range(tokens):
-            start = time.perf_counter()
-            eval_([6 + i])
-            times.append(time.perf_counter() - start)
-        steps[depth] = statistics.median(times)
-    return steps
-
-
-def measure_peer(path: Path, depths: list[int], tokens: int, threads: int) -> dict[int, float]:
-    """Steps of llama.cpp."""
-    peer = Peer(path, max(depths) + tokens + 256, threads)
-    return time_steps(peer.fill, peer.eval, depths, tokens)
-
-
-def measure_ours(
-    path: Path, depths: list[int], tokens: int, threads: int, kv: str
-) -> dict[int, float]:
-    """Steps of this engine."""
-    import deep
-
-    from qwen35cpp import _handles
-
-    model = _handles.Model(bytes(path), n_threads=threads)
-    kind = _handles.KV_TYPES[kv]
-    session = _handles.Session(model, n_ctx=max(depths) + tokens + 8, kv_type=kind)
-    return time_steps(lambda depth: deep.fill(session, depth), session.eval, depths, tokens)
-
-
-def _run(args: argparse.Namespace, engine: str) -> dict[int, float]:
-    command = [sys.executable, __file__, str(args.ours), "--previous", str(args.previous),
-               "--one", engine, "--depths", args.depths, "--tokens", str(args.tokens),
-               "--threads", str(args.threads)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {int(k): v for k, v in json.loads(done.stdout.splitlines()[-1]).items()}
-
-
-def _line(steps: dict[int, float], depth: int) -> float:
-    """The seconds at a depth, on the line through the measured ones."""
-    slope, start = np.polyfit(list(steps), list(steps.values()), 1)
+def fitted(results: list[Result], depth: int) -> float:
+    """The peer's seconds at a depth, on the line through those at others."""
+    known = [r for r in results if r.engine == PEER and r.depth != depth]
+    slope, start = np.polyfit([r.depth for r in known], [r.seconds for r in known], 1)
     return float(start + slope * depth)
+
+
+def show(results: list[Result], depths: list[int]) -> None:
+    """Markdown: tokens/s at every depth, and what the ratio at the last one consists of."""
+    found = {(r.engine, r.drafts, r.depth): r for r in results}
+    engines = list(dict.fromkeys((r.engine, r.drafts) for r in results))
+    names = [f"{engine}{' + drafts' if drafts else ''}" for engine, drafts in engines]
+    print(f"| tokens before | {' | '.join(names)} | best / llama.cpp |")
+    print("|---:|" + "---:|" * (len(engines) + 1))
+    for depth in depths:
+        row = [found[(*engine, depth)] for engine in engines]
+        cells = [f"{1 / r.seconds:.2f}{' (fitted)' if r.how == 'fitted' else ''}" for r in row]
+        best = min(r.seconds for r in row if r.engine != PEER)
+        print(
+            f"| {depth:,} | {' | '.join(cells)} | {found[PEER, False, depth].seconds / best:.2f} |"
+        )
+    at = depths[-1]
+    here = [r for r in results if r.depth == at]
+    peer = found[PEER, False, at]
+    ours = [r for r in here if r.engine != PEER]
+    plain = min((r for r in ours if not r.drafts), key=lambda r: r.seconds)
+    best = min(ours, key=lambda r: r.seconds)
+    print(f"\n| behind {at:,} tokens | tokens/s | times |\n|---|---:|---:|")
+    steps = [(f"llama.cpp, Qwen3-1.7B, f16 cache ({peer.how})", peer)]
+    if ("f16", False, at) in found:
+        steps.append(("this engine and generation, f16 cache", found["f16", False, at]))
+    steps.append((f"cache of {plain.engine}", plain))
+    if best.drafts:
+        steps.append((f"with drafts, cache of {best.engine}", best))
+    last = peer.seconds
+    for name, result in steps:
+        print(f"| {name} | {1 / result.seconds:.2f} | {last / result.seconds:.2f} |")
+        last = result.seconds
+    print(f"| all together | | {peer.seconds / last:.2f} |")
+    if peer.how != "fitted" and sum(r.engine == PEER for r in results) > 2:
+        line = fitted(results, at)
+        print(f"\nThe line through llama.cpp's other depths gives {1 / line:.2f} tokens/s there.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("ours", type=Path)
+    parser.add_argument("--peer-python", help="interpreter with llama-cpp-python")
     parser.add_argument("--previous", type=Path, default=Path("qwen3-1.7b-q4_k_m.gguf"))
-    parser.add_argument("--depths", default="0,8192,32768")
+    parser.add_argument("--depths", default="0,8192,32768,131072", help="ascending")
+    parser.add_argument("--peer-depth", type=int, help="deepest for the peer; default: what fits")
+    parser.add_argument("--read", action="store_true", help="the peer reads instead of filling")
     parser.add_argument("--kv", default="f16,q8_0,iq4_nl")
-    parser.add_argument("--at", type=int, default=131_072, help="depth of the last line")
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2, help="engines in turn; the least counts")
+    parser.add_argument("--impose", default=".85,.70,.55", help="as in drafts.py; empty: no drafts")
+    parser.add_argument("--tokens", type=int, default=16, help="of a measurement without drafts")
+    parser.add_argument("--draft-tokens", type=int, default=160)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--csv", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     depths = [int(n) for n in args.depths.split(",")]
-    if args.one == "llama.cpp":
-        steps = measure_peer(args.previous, depths, args.tokens, args.threads)
-        print(json.dumps(steps))
-        return
     if args.one:
-        print(json.dumps(measure_ours(args.ours, depths, args.tokens, args.threads, args.one)))
+        print(json.dumps([asdict(r) for r in measure_ours(args, args.one, depths)]))
         return
+    if not args.peer_python:
+        parser.error("--peer-python is needed")
     if not args.previous.exists():
         write_previous(args.previous)
-    engines = ["llama.cpp", *args.kv.split(",")]
-    best = {engine: dict.fromkeys(depths, math.inf) for engine in engines}
-    for _ in range(args.rounds):
-        for engine in engines:
-            for depth, seconds in _run(args, engine).items():
-                best[engine][depth] = min(best[engine][depth], seconds)
-    ours = engines[1:]
-    print(f"| depth | llama.cpp, previous | {' | '.join(ours)} | ratios |")
-    print("|---|---|" + "---|" * len(ours) + "---|")
-    rows = [(f"{depth}", {e: best[e][depth] for e in engines}) for depth in depths]
-    if args.at not in depths:
-        rows.append((f"{args.at}, fitted", {e: _line(best[e], args.at) for e in engines}))
-    for name, step in rows:
-        cells = [f"{1 / step[engine]:.2f}" for engine in engines]
-        ratios = ", ".join(f"{step['llama.cpp'] / step[engine]:.1f}" for engine in ours)
-        print(f"| {name} | {' | '.join(cells)} | {ratios} |")
+    theirs = peer_depths(args, depths)
+    if len(theirs) < min(2, len(depths)):
+        parser.error("the peer needs two depths to fit a line: free memory or lower --depths")
+    best: dict[tuple[str, bool, int], Result] = {}
+    start = time.perf_counter()
+    for round_ in range(args.rounds):
+        for engine in (PEER, *args.kv.split(",")):
+            peer = engine == PEER
+            rows = run_peer(args, theirs, round_) if peer else run_ours(args, engine, depths)
+            for row in rows:
+                key = (row.engine, row.drafts, row.depth)
+                best[key] = min(best.get(key, row), row, key=lambda r: r.seconds)
+            spent = time.perf_counter() - start
+            print(f"{spent:.0f} s: round {round_ + 1}, {engine}", file=sys.stderr, flush=True)
+    results = list(best.values())
+    results += [
+        Result(PEER, False, depth, fitted(results, depth), "fitted")
+        for depth in depths
+        if depth not in theirs
+    ]
+    show(results, depths)
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["engine", "drafts", "depth", "seconds_a_token", "how"])
+            writer.writerows(asdict(r).values() for r in results)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python bench/peer_native.py MODEL.gguf --threads 2 --depths 0,8192 --prompt 512 --new 64
 
 Behind each depth, in one context: the speed of reading `prompt` more tokens, best of two at depth
-0, and of generating `new` one by one. Prints a JSON object per depth. Needs nothing of this
-project, so that it can run in an environment of its own:
+0, and of generating `new` one by one. With --fill the depth is not read but made of the entries of
+a short text, again and again (attention-only models). Prints a JSON object per depth. Needs nothing
+of this project, so that it can run in an environment of its own:
 
     CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-python
 """
@@ -14,12 +15,18 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import struct
 import time
 from typing import Any
 
 import llama_cpp
+import numpy as np
 
 BATCH = 512
+SEED = 256  # tokens whose entries are repeated
+PIECE = 2048  # entries that are made at once: memory beside the cache
+CELLS_AT = 16  # byte of a saved state where its cells begin
+CELL = np.dtype([("position", "<i4"), ("sequences", "<u4"), ("sequence", "<i4")])
 
 
 @llama_cpp.llama_log_callback
@@ -30,7 +37,7 @@ def quiet(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
 class Context:
     """A model with room for n_ctx tokens."""
 
-    def __init__(self, path: str, threads: int, n_ctx: int) -> None:
+    def __init__(self, path: str, threads: int, n_ctx: int, *, fills: bool = False) -> None:
         llama_cpp.llama_log_set(quiet, ctypes.c_void_p())
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(
@@ -42,7 +49,11 @@ class Context:
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = BATCH
         params.n_threads = params.n_threads_batch = threads
+        if fills:
+            params.n_seq_max, params.kv_unified = 2, True
         self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if self._context is None:
+            raise SystemExit(f"llama.cpp has no memory for {n_ctx} tokens")
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch: Any = llama_cpp.llama_batch_init(BATCH, 0, 1)
         self.position = 0
@@ -72,6 +83,63 @@ class Context:
         llama_cpp.llama_memory_clear(self._memory, True)
         self.position = 0
 
+    def fill(self, depth: int) -> None:
+        """Makes the sequence `depth` tokens long with the entries of its first ones.
+
+        Loading a state replaces a sequence, so each piece is loaded as sequence 1 and its cells
+        are then shared with sequence 0: no second copy of the whole cache is needed.
+        """
+        self.clear()
+        self.eval(min(depth, SEED))
+        if depth <= SEED:
+            return
+        size = llama_cpp.llama_state_seq_get_size(self._context, 0)
+        short = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self._context, short, size, 0)
+        self.clear()
+        state = bytearray()
+        for first in range(0, depth, PIECE):
+            count = min(PIECE, depth - first)
+            if first == 0 or count < PIECE:
+                state = repeated(bytes(short), count)
+            cells = np.frombuffer(state, CELL, count, CELLS_AT)
+            cells["position"] = np.arange(first, first + count)
+            data = (ctypes.c_uint8 * len(state)).from_buffer(state)
+            if llama_cpp.llama_state_seq_set_data(self._context, data, len(state), 1) == 0:
+                raise SystemExit("llama.cpp did not take the state")
+            llama_cpp.llama_memory_seq_cp(self._memory, 1, 0, -1, -1)
+            llama_cpp.llama_memory_seq_rm(self._memory, 1, -1, -1)
+            del data
+        self.position = 1 + llama_cpp.llama_memory_seq_pos_max(self._memory, 0)
+        if self.position != depth:
+            raise SystemExit(f"llama.cpp holds {self.position} tokens instead of {depth}")
+
+
+def repeated(state: bytes, count: int) -> bytearray:
+    """The state of a sequence of `count` tokens out of one of SEED.
+
+    Two words, n_stream, n_cells; the cells (CELL); whether values are transposed, n_layer; for
+    each layer's keys, then values: type (4 bytes), bytes of a row (8), rows.
+    """
+    unknown = "llama.cpp saves states in a layout not known here: read the tokens instead"
+    known = struct.unpack_from("=IIiIi", state, 8) == (1, SEED, 0, 1, 0)
+    at = CELLS_AT + CELL.itemsize * SEED
+    transposed, layers = struct.unpack_from("=II", state, at)
+    if not known or transposed:
+        raise SystemExit(unknown)
+    cells = np.zeros(count, CELL)
+    cells["sequences"] = 1
+    out = bytearray(state[:12] + struct.pack("=I", count) + cells.tobytes() + state[at : at + 8])
+    at += 8
+    for _ in range(2 * layers):
+        rows = struct.unpack_from("=Q", state, at + 4)[0] * SEED
+        entries = state[at + 12 : at + 12 + rows]
+        out += state[at : at + 12] + (entries * -(-count // SEED))[: rows // SEED * count]
+        at += 12 + rows
+    if at != len(state):
+        raise SystemExit(unknown)
+    return out
+
 
 def main() -> None:
     """Command line."""
@@ -81,14 +149,19 @@ def main() -> None:
     parser.add_argument("--depths", default="0")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--fill", action="store_true", help="depth is filled instead of read")
     arguments = parser.parse_args()
     depths = [int(depth) for depth in arguments.depths.split(",")]
     room = max(depths) + arguments.prompt + arguments.new + BATCH
-    context = Context(arguments.model, arguments.threads, room)
+    context = Context(arguments.model, arguments.threads, room, fills=arguments.fill)
     context.eval(16)
     context.clear()
     for depth in depths:
-        if depth == 0:
+        read = 0.0
+        if arguments.fill:
+            context.fill(depth)
+            context.eval(1)  # its buffers are made now
+        elif depth == 0:
             first = context.eval(arguments.prompt)
             context.clear()
             read = min(first, context.eval(arguments.prompt))
@@ -96,9 +169,9 @@ def main() -> None:
             context.eval(max(0, depth - context.position))
             read = context.eval(arguments.prompt)
         spent = sum(context.eval(1) for _ in range(arguments.new))
-        result = {
-            "depth": depth, "prefill": arguments.prompt / read, "decode": arguments.new / spent,
-        }  # fmt: skip
+        result = {"depth": depth, "decode": arguments.new / spent}
+        if read:
+            result["prefill"] = arguments.prompt / read
         print(json.dumps(result), flush=True)
 
 

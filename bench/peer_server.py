@@ -1,6 +1,7 @@
 """llama.cpp's server (the `xllamacpp` wheel) on a file, in a process of its own.
 
-    python bench/peer_server.py MODEL.gguf [--threads 2] [--parallel 4] [--drafts .85,.70,.55]
+    python bench/peer_server.py MODEL.gguf [--mmproj FILE] [--threads 2] [--parallel 4]
+        [--drafts .85,.70,.55]
 
 Prints its address and serves until its standard input closes. `serving` does the same from Python.
 """
@@ -37,9 +38,19 @@ def serving(model: str, *options: str) -> Iterator[tuple[str, int]]:
 def complete(url: str, ids: Sequence[int], new: int, **options: Any) -> dict[str, Any]:
     """Greedy completion of token ids: text, `timings` (prompt_n read, cache_n known, ...)."""
     body = {"prompt": list(ids), "n_predict": new, "temperature": 0, "cache_prompt": True}
-    data = json.dumps(body | options).encode()
+    return _post(f"{url}/completion", body | options)
+
+
+def chat(url: str, messages: Sequence[dict[str, Any]], new: int) -> dict[str, Any]:
+    """Greedy answer to messages in OpenAI's form, with `timings` as above."""
+    body = {"messages": list(messages), "max_tokens": new, "temperature": 0, "cache_prompt": True,
+            "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip
+    return _post(f"{url}/v1/chat/completions", body)
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/completion", data, headers)
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=600) as answer:
         said: dict[str, Any] = json.load(answer)
     return said
@@ -48,6 +59,7 @@ def complete(url: str, ids: Sequence[int], new: int, **options: Any) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model")
+    parser.add_argument("--mmproj", default="", help="tower, for pictures in chats")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--ctx", type=int, default=16384, help="of all slots together")
@@ -56,7 +68,7 @@ def main() -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = args.model
+    params.model.path, params.mmproj.path = args.model, args.mmproj
     params.n_ctx, params.n_parallel, params.kv_unified = args.ctx, args.parallel, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
     params.n_gpu_layers = params.port = 0

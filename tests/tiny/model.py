@@ -261,9 +261,7 @@ class _UnitLowerInverse(torch.autograd.Function):
         return -(transposed @ grad @ transposed).tril(-1)
 
 
-def delta_chunks(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor
-) -> tuple[Tensor, ...]:
+def delta_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
     """What the chunks of `delta_rule` have in them before they meet a state, as
     [B, Hk, R, N, C, D] for N chunks: new values and keys of the erasing, queries and keys as they
     meet the state, products inside a chunk [.., C, C], decay of a whole chunk [.., N].
@@ -297,8 +295,9 @@ def delta_chunks(
 def delta_rule(*chunks: Tensor) -> Tensor:
     """The gated delta rule over rows from an empty state. Returns [B, T, Hk, R, D].
 
-    chunks: what `delta_chunks` makes of q, k [B, T, Hk, D] normalised (q scaled), v [B, T, Hk, R, D]
-    with R value heads of each key head, g (log decay) and beta [B, T, Hk, R]; T is a multiple of CHUNK.
+    chunks: what `delta_chunks` makes of q, k [B, T, Hk, D] normalised (q scaled), v [B, T, Hk, R,
+    D] with R value heads of each key head, g (log decay) and beta [B, T, Hk, R]; T is a multiple of
+    CHUNK.
     """
     u = chunks[0]
     rows, heads, ratio, n, _, dim = u.shape

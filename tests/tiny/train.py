@@ -276,7 +276,9 @@ def _arguments() -> argparse.Namespace:
     add("--fresh", action="store_true", help="ignore a state in --work")
     add("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
     add("--freeze-eyes", action="store_true", help="leave the vision tower as it is")
-    add("--float32", action="store_true", help="no bfloat16 where the processor is fast at it (AMX)")
+    add(
+        "--float32", action="store_true", help="no bfloat16 where the processor is fast at it (AMX)"
+    )
     add("--eager", action="store_true", help="no compilation: slower, starts at once")
     add("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
     add("--out", type=Path, default=CHECKPOINT)
