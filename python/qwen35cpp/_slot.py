@@ -166,7 +166,7 @@ class Slot:
         pictures = {span.start: span.picture for span in spans}
         known = reading.passed
         for start, end in plan.parts(known):
-            keep = reading.begin(end)
+            keep = reading.begin_part(end)
             report = _part(progress, start - known, len(tokens) - known)
             if start in pictures:
                 self.eval_picture(pictures[start], tokens[start:end], report)
@@ -175,7 +175,7 @@ class Slot:
             if end in reading.places:  # behind a picture, or asked for since the part began
                 with self.timeline() as timeline:
                     timeline.keep()
-            reading.pass_()
+            reading.end_part()
 
     def _join(self, tokens: Sequence[int], plan: Plan, progress: Progress | None) -> Reading:
         """Goes as far as is known, or will be when another slot has read what both have to."""

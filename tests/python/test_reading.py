@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tiny_gguf
 from qwen35cpp import AsyncLlama, Cancelled, Llama, SessionClosed, Text
-from qwen35cpp._prefix import Plan, Reading
+from qwen35cpp._prefix import Plan, Reading, Readings
 from qwen35cpp._prefix.boundaries import GRID
 from qwen35cpp._prefix.reading import WORTH
 
@@ -115,11 +116,34 @@ def test_equal_prompts_are_read_once(cold: Any) -> None:
     assert {str(text) for text in texts} == {cold(prompt)[0]}
 
 
+def test_a_picture_is_read_once() -> None:
+    picture = np.random.default_rng(1).integers(0, 255, (640, 640, 3), np.uint8)
+    options: dict[str, Any] = {"images": picture, "temperature": 0, "max_tokens": 3, "logprobs": 0}
+    questions = [f"{i}. What is it?" for i in range(3)]
+    with Llama.tiny(n_ctx=4096, prefix_cache=False) as llm:
+        expected = [figures(llm.chat(q, think=False, **options)) for q in questions]
+    with Llama.tiny(n_ctx=4096) as llm, ThreadPoolExecutor(3) as pool:
+        texts = list(pool.map(lambda q: llm.chat(q, think=False, **options), questions))
+    assert [figures(text) for text in texts] == expected
+    assert texts[0].usage.prompt_tokens > 400
+    assert read(texts) <= 400 + 3 * 2 * GRID
+
+
+def test_a_reader_far_behind_is_not_waited_for() -> None:
+    tokens, plan = list(range(1, 2001)), Plan(2000, (), 512)
+    readings = Readings(threading.RLock())
+    reading = readings.start(tokens, plan, 0, {1984})
+    reading._thread += 1  # another one's
+    assert readings.find(tokens, plan, 0) is not None
+    assert readings.find(tokens, plan, 1024) is None
+    assert readings.find(tokens, plan, 1984 - WORTH + 1) is None
+
+
 def test_the_offers_of_a_reader() -> None:
     tokens = list(range(1, 2001))
     plan = Plan(2000, (), 512)
     reading = Reading(threading.RLock(), tokens, plan, 0, {256, 1984})
-    reading.begin(512)
+    reading.begin_part(512)
     other = [*tokens[:1500], 0, *range(500)]
     fits = Plan(len(other), (), 512)
     assert reading.offer(other, fits) == 1472  # where they part, on the grid
@@ -127,7 +151,7 @@ def test_the_offers_of_a_reader() -> None:
     assert reading.offer(tokens[:520] + [0] * 99, Plan(619, (), 512)) == 512  # just in time
     assert reading.offer(tokens, plan) == 1984
     assert reading.offer([0, *tokens], Plan(2001, (), 512)) == 0
-    reading.pass_()
+    reading.end_part()
     assert reading.offer(tokens[:300] + [0] * 99, Plan(399, (), 512)) == 0
 
 

@@ -55,13 +55,13 @@ class Reading:
 
     # ---- the reader's side -----------------------------------------------------------------------
 
-    def begin(self, end: int) -> list[int]:
+    def begin_part(self, end: int) -> list[int]:
         """To be called before the part that ends at `end`; where states are due within it."""
         with self._lock:
             self._end = end
             return sorted(place for place in self.places if self.passed < place <= end)
 
-    def pass_(self) -> None:
+    def end_part(self) -> None:
         """To be called when the part was read and its states are in the tree."""
         with self._lock:
             self.passed = self._end
@@ -199,7 +199,8 @@ class Readings:
         offers = [
             (reading.offer(tokens, plan), reading.passed, reading)
             for reading in self
-            if not reading.stalled
+            # One that is far behind would take longer than reading alone.
+            if not reading.stalled and known < reading.passed + WORTH
         ]
         place, _, reading = max(offers, key=lambda offer: offer[:2], default=(0, 0, None))
         if reading is None or place - known < WORTH:
