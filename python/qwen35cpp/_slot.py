@@ -2,7 +2,8 @@
 
 A caller uses a slot only while it holds it (Engine.hold), and `_session_lock` for each call: a
 second Ctrl-C may free a caller before its helper thread has left the session. What the session
-knows, and how it comes back to what it knew, is the business of _prefix/.
+knows, how it comes back to what it knew, and what it waits for because another slot is just reading
+it, is the business of _prefix/.
 """
 
 from __future__ import annotations

@@ -255,18 +255,20 @@ reader.join()
 
 # Requests of two threads with the same beginning, one of which is interrupted all the time.
 STORM = """
-import random, signal, sys, threading
+import random, signal, sys, threading, time
 import numpy  # an import that is interrupted fails for reasons of its own
 from qwen35cpp import Llama
 llama = Llama(sys.argv[1], n_batch=64)
-rounds, done = 0, False
+rounds, others, done = 0, 0, False
 
 def call(end):
     prompt = random.Random(rounds).choices(range(100, 200), k=700)
     llama.generate([*prompt, end], max_tokens=2, ignore_eos=True)
 
 def other():
+    global others
     while not done:
+        others = rounds
         call(1)
 
 def interrupt(*_):
@@ -276,10 +278,12 @@ signal.signal(signal.SIGALRM, interrupt)
 thread = threading.Thread(target=other)
 thread.start()
 rng, hits = random.Random(0), 0
-while hits < 100:
+while hits < 60:
     rounds += 1
+    while rounds % 2 and others != rounds:  # let the other one be the reader
+        time.sleep(0.0005)
     try:
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 0.03))
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 0.06))
         call(2)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
