@@ -278,7 +278,7 @@ signal.signal(signal.SIGALRM, interrupt)
 thread = threading.Thread(target=other)
 thread.start()
 rng, hits = random.Random(0), 0
-while hits < 60:
+while hits < 40:
     rounds += 1
     while rounds % 2 and others != rounds:  # let the other one be the reader
         time.sleep(0.0005)
