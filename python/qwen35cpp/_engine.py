@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ._alive import Alive
 from ._handles import Detokenizer, Model, Session
 from ._lazy_tower import LazyTower
-from ._prefix import Markers, Node, Tree
+from ._prefix import Markers, Node, Readings, Tree
 from ._slot import PrefixCache, Progress, Slot
 from ._turn import Hold, Turn
 from .errors import FileError, InvalidArgument, Qwen35Error, SessionClosed, StateInvalid
@@ -58,7 +58,9 @@ class Engine:
         self.tower = LazyTower(model, self.alive, find_tower)
         tree = Tree(prefix_bytes)
         self._fingerprint = fingerprint
-        self.cache = PrefixCache(tree, Markers.find(model.tokenize), batch, prefix_cache, disk)
+        self.cache = PrefixCache(
+            tree, Readings(tree.lock), Markers.find(model.tokenize), batch, prefix_cache, disk
+        )
         n_slots = 0 if open_session is None else n_parallel
         self.slots = [
             Slot(self.alive, open_session, self.tower, self.cache)

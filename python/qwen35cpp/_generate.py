@@ -86,6 +86,7 @@ class Decoding:
             self._request.spans,
             resume=self._request.resume,
         )
+        self._started += self._slot.waited
         self._slot.prepare_drafts()
         self._before = self._slot.draft_statistics()
         self._prefilled = time.perf_counter()

@@ -2,7 +2,8 @@
 
 A caller uses a slot only while it holds it (Engine.hold), and `_session_lock` for each call: a
 second Ctrl-C may free a caller before its helper thread has left the session. What the session
-knows, and how it comes back to what it knew, is the business of _prefix/.
+knows, how it comes back to what it knew, and what it waits for because another slot is just reading
+it, is the business of _prefix/.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
 from ._handles import Drawn, Model, Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
-from ._prefix import Mark, Markers, Plan, Timeline, Tree
+from ._prefix import Mark, Markers, Plan, Reading, Readings, Timeline, Tree
 from ._prefix.tree import common_length
 from .errors import Cancelled, SessionClosed
 from .sampling import Sampling
@@ -44,6 +46,7 @@ class PrefixCache:
     """What the slots of a model know together."""
 
     tree: Tree
+    readings: Readings
     markers: Markers
     batch: int  # tokens evaluated at once
     enabled: bool  # for every request; otherwise only for those that ask
@@ -67,6 +70,7 @@ class Slot:
         self._session_lock = threading.Lock()
         self._cancels = 0  # of _alive, when the request began
         self._used = 0.0  # when a request began last
+        self.waited = 0.0  # seconds that the last begin() waited for another slot
 
     @property
     def session(self) -> Session:
@@ -132,42 +136,77 @@ class Slot:
         """Makes the session stand after exactly `tokens`; returns how many were known already.
 
         `spans` are the pictures in the tokens, in order, see vision/prompt.py. `resume` uses what
-        is known of them even where the prefix cache is off.
+        is known of them even where the prefix cache is off. What another slot is just reading is
+        waited for; `progress` hears of 0 tokens meanwhile.
         """
-        self._used = time.monotonic()
+        self._used, self.waited = time.monotonic(), 0.0
         with self._alive:
             self.session.clear_cancel()
             self._cancels = self._alive.cancels
-            cache = self._cache
-            plan = Plan(len(tokens), spans, cache.batch)
-            known = common = 0
-            with self.timeline() as timeline:
-                if cache.enabled or resume:
-                    known, common = timeline.begin(tokens, plan.fits)
-                else:
+            plan = Plan(len(tokens), spans, self._cache.batch)
+            if self._cache.enabled or resume:
+                reading = self._join(tokens, plan, progress)
+            else:
+                with self.timeline() as timeline:
                     timeline.reset()
-            keep: set[int] = set()
-            if cache.enabled or resume:
-                keep = plan.snapshots(known, cache.markers.places(tokens), common)
-            pictures = {span.start: span.picture for span in spans}
-            for start, end in plan.parts(known):
-                report = _part(progress, start - known, len(tokens) - known)
-                if start in pictures:
-                    self.eval_picture(pictures[start], tokens[start:end], report)
-                    if end in keep:
-                        with self.timeline() as timeline:
-                            timeline.keep()
-                else:
-                    last = end == len(tokens)
-                    self._read(
-                        tokens,
-                        start,
-                        end,
-                        [at for at in keep if start < at <= end],
-                        report,
-                        logits=last,
-                    )
+                reading = Reading(self._cache.tree.lock, tokens, plan, 0, set())
+            with reading:
+                known = reading.passed
+                self._read_on(reading, tokens, plan, spans, reading.watched(progress))
             return known
+
+    def _read_on(
+        self,
+        reading: Reading,
+        tokens: Sequence[int],
+        plan: Plan,
+        spans: Sequence[Span],
+        progress: Progress | None,
+    ) -> None:
+        """Reads what is not known, part by part, and leaves states on the way."""
+        pictures = {span.start: span.picture for span in spans}
+        known = reading.passed
+        for start, end in plan.parts(known):
+            keep = reading.begin_part(end)
+            report = _part(progress, start - known, len(tokens) - known)
+            if start in pictures:
+                self.eval_picture(pictures[start], tokens[start:end], report)
+            else:
+                self._read(tokens, start, end, keep, report, logits=end == len(tokens))
+            if end in reading.places:  # behind a picture, or asked for since the part began
+                with self.timeline() as timeline:
+                    timeline.keep()
+            reading.end_part()
+
+    def _join(self, tokens: Sequence[int], plan: Plan, progress: Progress | None) -> Reading:
+        """Goes as far as is known, or will be when another slot has read what both have to."""
+        cache = self._cache
+        boundaries = list(cache.markers.places(tokens))
+        promised = 0
+        while True:
+            with self.timeline() as timeline, cache.tree.lock:
+                known = timeline.ahead(tokens, plan.fits)
+                # A state that was waited for may be gone, for want of memory. Once is enough then.
+                wait = cache.readings.find(tokens, plan, known) if known >= promised else None
+                if wait is None:
+                    known, common = timeline.begin(tokens, plan.fits)
+                    common = max(common, cache.readings.common(tokens))
+                    places = plan.snapshots(known, boundaries, common)
+                    return cache.readings.start(tokens, plan, known, places)
+            since = time.monotonic()
+            try:
+                if wait.run(partial(self._look, progress, len(tokens) - known)):
+                    promised = wait.place
+            finally:
+                self.waited += time.monotonic() - since
+
+    def _look(self, progress: Progress | None, left: int) -> None:
+        """Raises when a request that waits is to end; `left`: tokens that it may have to read."""
+        self._alive.check()
+        if self._alive.cancels != self._cancels:
+            raise Cancelled(f"cancelled after 0 of {left} tokens")
+        if progress is not None:
+            progress(0, left)
 
     def _read(
         self,

@@ -86,8 +86,9 @@ class Llama(ChatMethods, DecisionMethods):
     long text), and a prompt goes on from the last one that it has in common with those before it.
     The results are the same to the last bit as those of a prompt read from its start; only behind
     tokens that were drawn, as in a loop of tools, or where a text goes on at the very end of the
-    prompt before, the engine may round differently in the last bits. `prefix_cache=False` reads
-    every prompt from its start.
+    prompt before, the engine may round differently in the last bits. A call waits for another that
+    is just reading 256 tokens or more that it has to read as well, and reads on itself when that
+    one fails or is stopped. `prefix_cache=False` reads every prompt from its start.
 
     Args:
         model_path: the GGUF file; for a sharded model any of its files.
@@ -340,7 +341,8 @@ class Llama(ChatMethods, DecisionMethods):
                 vision.open_picture), or a vision.Picture, which may hold two frames of a video.
             budget: sizes that pictures are stretched to: "fast", "default", "grounding" or a
                 vision.Budget.
-            progress: called with (tokens done, tokens in total) while a long prompt is evaluated.
+            progress: called with (tokens done, tokens in total) while a long prompt is evaluated,
+                and with 0 done while another call reads what this one goes on from.
             schema: the text must be JSON that follows this schema: a mapping, or a class (pydantic
                 model, msgspec.Struct, dataclass, TypedDict) of which `parsed` of the result is an
                 instance. Nothing tells the model about it: say in the prompt what you want.

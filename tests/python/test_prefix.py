@@ -70,6 +70,13 @@ def test_long_text_has_states_on_the_way() -> None:
     assert plan.snapshots(9000, (), 10_010) == {9984, 12288, 16384, 19_968}
 
 
+def test_batches_of_text_end_where_they_always_do() -> None:
+    assert list(Plan(1200, (), 512).parts(0)) == [(0, 512), (512, 1024), (1024, 1200)]
+    assert list(Plan(1200, (), 512).parts(96)) == [(96, 512), (512, 1024), (1024, 1200)]
+    assert list(Plan(1200, (), 512).parts(1024)) == [(1024, 1200)]
+    assert list(Plan(600, (), 512).parts(5)) == [(5, 517), (517, 600)]  # behind drawn tokens
+
+
 def test_the_places_of_a_chat() -> None:
     markers = Markers(start=1, user=(2,), assistant=(3, 4), call=9)
     tokens = [1, 5, 6, 1, 2, 6, 1, 3, 4, 7, 1, 2, 6, 1, 3, 4]

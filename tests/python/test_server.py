@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -601,6 +602,30 @@ def test_health_answers_while_the_model_works(client: Any, llama: Llama) -> None
     with client.stream("POST", CHAT, json=body):
         for _ in range(20):
             assert busy(client)[0] == 1
+
+
+def test_requests_that_come_together_read_their_system_prompt_once() -> None:
+    words = random.Random(1).choices(["dog", "lamp", "Oslo", "rain"], k=1200)
+    asked = [
+        {
+            "messages": [
+                {"role": "system", "content": " ".join(words)},
+                {"role": "user", "content": f"{i}. Who?"},
+            ],
+            "max_tokens": 1,
+        }
+        for i in range(16)
+    ]
+    with (
+        Llama.tiny(n_ctx=4096) as llama,
+        serving(llama, Settings(port=0)) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        answers = list(pool.map(lambda body: client.post(CHAT, json=body).json(), asked))
+    prompt = answers[0]["usage"]["prompt_tokens"]
+    assert prompt > 1200
+    assert sum(answer["timings"]["prompt_n"] for answer in answers) < prompt + 16 * 64
 
 
 # ---- the command --------------------------------------------------------------------------------

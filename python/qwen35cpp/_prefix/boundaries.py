@@ -89,16 +89,20 @@ class Plan:
         return offset % GRID == 0 and (left > FEW or left == 0 or offset % self._batch == 0)
 
     def parts(self, known: int) -> Iterator[tuple[int, int]]:
-        """The parts to evaluate one after another: pictures, and text.
+        """The parts to evaluate one after another: pictures, and batches of text.
 
         Batches end where they end when everything is read.
         """
+        pictures = {start for start, _ in self._pictures}
         edges = {self._n, *(edge for picture in self._pictures for edge in picture)}
         offset = known - self._origin(known)
         if offset % GRID == 0 and offset % self._batch:
             edges.add(min(known - offset % self._batch + self._batch, self._text_end(known)))
         last = known
         for edge in sorted(edge for edge in edges if edge > known):
+            while last not in pictures and edge - last > self._batch:
+                yield last, last + self._batch
+                last += self._batch
             yield last, edge
             last = edge
 
@@ -120,9 +124,10 @@ class Plan:
         chosen.add(parting)
         if not wanted:
             chosen.add(self._n)
-        return {place for place in map(self._on_grid, chosen) if place > known}
+        return {place for place in map(self.on_grid, chosen) if place > known}
 
-    def _on_grid(self, position: int) -> int:
+    def on_grid(self, position: int) -> int:
+        """The last place up to a position (behind the picture around it) to part the prompt at."""
         for start, end in self._pictures:
             if start < position < end:
                 return end

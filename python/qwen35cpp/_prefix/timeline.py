@@ -60,6 +60,12 @@ class Timeline:
 
     # ---- going somewhere -------------------------------------------------------------------------
 
+    def ahead(self, tokens: Sequence[int], fits: Callable[[int], bool]) -> int:
+        """How far begin() would go."""
+        with self.tree.lock:
+            node = self._deepest(self.tree.walk(tokens)[0], len(tokens), fits)
+            return max(self._live(tokens), 0 if node is None else node.end)
+
     def begin(self, tokens: Sequence[int], fits: Callable[[int], bool]) -> tuple[int, int]:
         """Goes as far along `tokens` as is known; how far, and how far earlier prompts went.
 

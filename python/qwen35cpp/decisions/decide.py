@@ -143,7 +143,7 @@ class Decider:
             cached = slot.begin(shared, progress, spans)
             rest = [tokens[len(shared) :] for tokens in ids]
             scores = self._branch(slot, rest)
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started - slot.waited
         total = len(shared) + sum(map(len, rest))
         return scores, Usage(total, 0, cached), Timings(seconds, 0.0, total - cached, 0)
 
