@@ -70,7 +70,8 @@ struct AttentionArgs {
   void *k_cache,
       *v_cache;  // [n_head_kv, capacity, head_dim], integers: then scales [n_head_kv, capacity]
   uint32_t capacity;
-  float *out;  // [n, n_head * head_dim]
+  float *out;    // [n, n_head * head_dim]
+  bool rounded;  // whether factors of many rows may be rounded to bf16
 };
 
 // The values of an entry in one of the caches of `a`.

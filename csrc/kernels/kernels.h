@@ -71,10 +71,10 @@ struct Bf16Product {
 };
 
 struct Bf16Kernels {
-  // From x: [m, k] at `stride`; from x: [k, m].
+  // From x: [m, k] at `stride`; from x: [k, m], with out_step values from 16 rows to the next.
   void (*pack_left)(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t *out);
   void (*pack_left_transposed)(const float *x, uint64_t stride, uint32_t m, uint32_t k,
-                               uint16_t *out);
+                               uint64_t out_step, uint16_t *out);
   // From x: [k, n].
   void (*pack_right)(const float *x, uint64_t stride, uint32_t k, uint32_t n, uint16_t *out);
   // From rows of a matrix of any type, values first_k to first_k + k of them: whole blocks.

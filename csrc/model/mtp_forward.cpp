@@ -91,7 +91,8 @@ AttentionArgs MtpForward::attention(const TextModel &model, SequenceState *state
           state->k_cache(c.n_layer),
           state->v_cache(c.n_layer),
           state->capacity(),
-          mixed_.data()};
+          mixed_.data(),
+          false};
 }
 
 void MtpForward::catch_up(const TextModel &model, Backend *backend, SequenceState *state) {

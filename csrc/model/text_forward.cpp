@@ -176,12 +176,26 @@ void TextForward::attention_layer(const Pass &pass, uint32_t layer) {
   uint64_t t = 0;
   for (uint32_t i = 0; i < pass.n_segments; i++) {
     const Segment &s = pass.segments[i];
-    pass.backend->attention({s.n, s.state->position(), c.n_head, c.n_head_kv, c.head_dim, c.n_rot,
-                             c.rms_eps, q + t * 2 * c.q_dim(), k + t * c.kv_dim(),
-                             v + t * c.kv_dim(), w.q_norm, w.k_norm,
-                             cos_.data() + t * (c.n_rot / 2), sin_.data() + t * (c.n_rot / 2),
-                             s.state->kv_type(), s.state->k_cache(layer), s.state->v_cache(layer),
-                             s.state->capacity(), mixed_.data() + t * c.q_dim()});
+    pass.backend->attention({s.n,
+                             s.state->position(),
+                             c.n_head,
+                             c.n_head_kv,
+                             c.head_dim,
+                             c.n_rot,
+                             c.rms_eps,
+                             q + t * 2 * c.q_dim(),
+                             k + t * c.kv_dim(),
+                             v + t * c.kv_dim(),
+                             w.q_norm,
+                             w.k_norm,
+                             cos_.data() + t * (c.n_rot / 2),
+                             sin_.data() + t * (c.n_rot / 2),
+                             s.state->kv_type(),
+                             s.state->k_cache(layer),
+                             s.state->v_cache(layer),
+                             s.state->capacity(),
+                             mixed_.data() + t * c.q_dim(),
+                             type_traits(w.q.type).group != 0});
     t += s.n;
   }
   const LinearJob output = linear_job(w.o, added_.data());

@@ -26,7 +26,8 @@ inline void check_bf16_integers(Report &report, const Bf16Kernels &bf16, uint32_
   Guarded<uint16_t> left(bf16_values(m, k)), right(bf16_values(n, k));
   for (uint32_t way = 0; way < 8; way++) {
     if ((way & 1) == 0) bf16.pack_left(a.data(), k, m, k, left.data());
-    if ((way & 1) != 0) bf16.pack_left_transposed(at.data(), m, m, k, left.data());
+    if ((way & 1) != 0)
+      bf16.pack_left_transposed(at.data(), m, m, k, bf16_values(16, k), left.data());
     const auto *rows = reinterpret_cast<const uint8_t *>(b.data());
     if ((way & 2) == 0) {
       bf16.pack_right_transposed(*type_traits(static_cast<uint32_t>(DType::F32)),

@@ -111,6 +111,15 @@ uint32_t split_length(uint32_t n_positions) {
   return length < kMinSplit ? kMinSplit : length;
 }
 
+// Hides what rows must not see in scores [n, 32] of the entries from `first` on: entries up to
+// `begin` are seen by all rows, each later one by `group` rows less.
+void hide_later(float *scores, uint32_t first, uint32_t n, uint32_t begin, uint32_t group) {
+  for (uint32_t i = 0; i < n; i++) {
+    const uint32_t hidden = first + i > begin ? (first + i - begin) * group : 0;
+    for (uint32_t c = 0; c < hidden && c < kTileCols; c++) scores[i * kTileCols + c] = -INFINITY;
+  }
+}
+
 // Of a partial result of attend_split: head_dim accumulators, maximum, sum.
 uint64_t partial_stride(const AttentionArgs &a) {
   return a.head_dim + 16;
@@ -156,22 +165,28 @@ void CpuBackend::prepare_heads(const AttentionArgs &a) {
 void CpuBackend::attention(const AttentionArgs &a) {
   prepare_heads(a);
   if (a.q == nullptr) return;
-  if (a.n <= kGemvMaxCols) {
+  if (a.n <= kGemvMaxCols && !prompt_) {
     attend_few(a);
     return;
   }
-  // A kv head's query rows in items of up to kMaxBlocks blocks, fewer where threads would idle. How
+  // A kv head's query rows in items of several blocks, fewer where threads would idle. How
   // blocks are grouped does not change their results.
   const uint32_t tokens = group_tokens(a.n_head / a.n_head_kv);
   const uint32_t blocks = (a.n + tokens - 1) / tokens;
   uint32_t width = blocks * a.n_head_kv / (4 * static_cast<uint32_t>(pool_->size()));
-  width = width < 1 ? 1 : width > kMaxBlocks ? kMaxBlocks : width;
+  const bool tiled = a.rounded && kernels_.bf16.gemm != nullptr;
+  const uint32_t most = tiled ? kMaxTiledBlocks : kMaxBlocks;
+  width = width < 1 ? 1 : width > most ? most : width;
   const uint32_t items = (blocks + width - 1) / width;
   // Later blocks see more of the cache: handing them out first keeps the threads even at the end.
   pool_->run(items * a.n_head_kv, [&](uint32_t item, int thread) {
     const uint32_t first = (items - 1 - item / a.n_head_kv) * width * tokens;
     const uint32_t count = a.n - first < width * tokens ? a.n - first : width * tokens;
-    attend_blocks(a, item % a.n_head_kv, first, count, thread);
+    if (tiled) {
+      attend_blocks_tiled(a, item % a.n_head_kv, first, count, thread);
+    } else {
+      attend_blocks(a, item % a.n_head_kv, first, count, thread);
+    }
   });
 }
 
@@ -338,12 +353,19 @@ void CpuBackend::attend_blocks(const AttentionArgs &a, uint32_t kv_head, uint32_
     const Block &b = blocks[c / (tokens * group)];
     const uint32_t t = first + c / group, head = kv_head * group + c % group;
     const uint32_t column = c % (tokens * group);
-    float *out = a.out + (static_cast<uint64_t>(t) * a.n_head + head) * d;
-    const float inverse = 1.0f / b.l[column];
-    for (uint32_t i = 0; i < d; i++) out[i] = b.outputs[i * kTileCols + column] * inverse;
-    if (kv_is_integer(a.kv_type)) kernels_.hadamard(out, d);
-    kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
+    give_row(a, t, head, b.outputs + column, b.l[column]);
   }
+}
+
+// One row's result, which is a column of `outputs`, divided by the sum of its weights, and gated.
+void CpuBackend::give_row(const AttentionArgs &a, uint32_t t, uint32_t head, const float *outputs,
+                          float sum) {
+  const uint32_t d = a.head_dim;
+  float *out = a.out + (static_cast<uint64_t>(t) * a.n_head + head) * d;
+  const float inverse = 1.0f / sum;
+  for (uint32_t i = 0; i < d; i++) out[i] = outputs[i * kTileCols] * inverse;
+  if (kv_is_integer(a.kv_type)) kernels_.hadamard(out, d);
+  kernels_.sigmoid_mul(out, query_of(a, t, head) + d, d);
 }
 
 // Scores of the tile at cache entry `first`. The last block sees the most of it.
@@ -366,12 +388,7 @@ void CpuBackend::block_scores(const AttentionArgs &a, uint32_t kv_head, uint32_t
 void CpuBackend::block_softmax(const AttentionArgs &a, uint32_t first, const Block &b) {
   const uint32_t n = b.visible(first), group = a.n_head / a.n_head_kv;
   if (n == 0) return;
-  const uint32_t begin = a.position + b.first;  // entries up to here are seen by all rows
-  for (uint32_t i = 0; i < n; i++) {
-    // Rows of tokens before entry first + i do not see it.
-    const uint32_t hidden = first + i > begin ? (first + i - begin) * group : 0;
-    for (uint32_t c = 0; c < hidden && c < kTileCols; c++) b.scores[i * kTileCols + c] = -INFINITY;
-  }
+  hide_later(b.scores, first, n, a.position + b.first, group);
   kernels_.softmax_cols(b.scores, n, b.m, b.l, b.shrink);
   kernels_.scale_cols(b.outputs, b.shrink, a.head_dim);
 }
@@ -390,6 +407,80 @@ void CpuBackend::block_outputs(const AttentionArgs &a, uint32_t kv_head, uint32_
       kernels_.gemm_f32(values, 1, stride, dims, blocks[b].scores, kTileCols, visible, 1.0f,
                         blocks[b].outputs + i * kTileCols, kTileCols);
     }
+  }
+}
+
+// Cache entries as bf16: keys packed [count, head_dim], values [head_dim, kTiledEntries], of which
+// the first `count` columns. decoded: [kTiledStep, head_dim]
+void CpuBackend::pack_entries(const AttentionArgs &a, uint32_t kv_head, uint32_t first,
+                              uint32_t count, float *decoded, uint16_t *keys, uint16_t *values) {
+  const uint32_t d = a.head_dim;
+  uint64_t stride = 0;
+  for (uint32_t i = 0; i < count; i += kTiledStep) {
+    const uint32_t n = count - i < kTiledStep ? count - i : kTiledStep;
+    const float *part =
+        load_part(kernels_, a, a.k_cache, kv_head, first + i, n, 0, d, decoded, &stride);
+    kernels_.bf16.pack_left(part, stride, n, d, keys + bf16_values(i, d));
+    part = load_part(kernels_, a, a.v_cache, kv_head, first + i, n, 0, d, decoded, &stride);
+    kernels_.bf16.pack_left_transposed(part, stride, d, n, bf16_values(16, kTiledEntries),
+                                       values + uint64_t{i} * 16);
+  }
+}
+
+// The scores of n entries become weights, and the entries' values are added to a block's outputs.
+void CpuBackend::weigh_tiled(const TiledScratch &s, const TiledBlock &b, uint32_t head_dim,
+                             uint32_t n, const uint16_t *values, uint64_t values_step) {
+  kernels_.softmax_cols(s.scores, n, b.m, b.l, s.shrink);
+  kernels_.scale_cols(b.outputs, s.shrink, head_dim);
+  kernels_.bf16.pack_right(s.scores, kTileCols, n, kTileCols, s.weights);
+  kernels_.bf16.gemm({values, values_step, s.weights, head_dim, kTileCols, n, true}, b.outputs,
+                     kTileCols);
+}
+
+// attend_blocks with products of bf16.
+void CpuBackend::attend_blocks_tiled(const AttentionArgs &a, uint32_t kv_head, uint32_t first,
+                                     uint32_t count, int thread) {
+  const uint32_t group = a.n_head / a.n_head_kv, d = a.head_dim, tokens = group_tokens(group);
+  const uint32_t n_blocks = (count + tokens - 1) / tokens;
+  const TiledScratch s(thread_scratch(thread), kMaxTiledBlocks, d);
+  float *decoded = align64(s.shrink + kTileCols);
+  uint16_t *keys = reinterpret_cast<uint16_t *>(decoded + kTiledStep * d);
+  uint16_t *values = keys + tiled_entry_values(d);
+  for (uint32_t i = 0; i < n_blocks; i++) {
+    const uint32_t t = first + i * tokens;
+    const uint32_t rows = (first + count - t < tokens ? first + count - t : tokens) * group;
+    for (uint32_t c = 0; c < rows; c++) {  // side by side, as packing wants them
+      const float *q = query_of(a, t + c / group, kv_head * group + c % group);
+      std::memcpy(decoded + c * d, q, sizeof(float) * d);
+    }
+    kernels_.bf16.pack_right_transposed(
+        type_traits(DType::F32),
+        {reinterpret_cast<const uint8_t *>(decoded), false, sizeof(float) * d, rows}, 0, d,
+        s.block(i).queries);
+    s.block(i).clear(d);
+  }
+  const uint32_t end = a.position + first + count;
+  for (uint32_t j = 0; j < end; j += kTiledEntries) {
+    const uint32_t n = end - j < kTiledEntries ? end - j : kTiledEntries;
+    pack_entries(a, kv_head, j, n, decoded, keys, values);
+    for (uint32_t i = 0; i < n_blocks; i++) {
+      const TiledBlock b = s.block(i);
+      Block mask;
+      mask.first = first + i * tokens;
+      mask.count = first + count - mask.first < tokens ? first + count - mask.first : tokens;
+      mask.end = a.position + mask.first + mask.count;
+      if (mask.end <= j) continue;
+      const uint32_t visible = mask.end - j < n ? mask.end - j : n;
+      kernels_.bf16.gemm({keys, bf16_values(16, d), b.queries, visible, kTileCols, d, false},
+                         s.scores, kTileCols);
+      hide_later(s.scores, j, visible, a.position + mask.first, group);
+      weigh_tiled(s, b, d, visible, values, bf16_values(16, kTiledEntries));
+    }
+  }
+  for (uint32_t c = 0; c < count * group; c++) {
+    const TiledBlock b = s.block(c / (tokens * group));
+    const uint32_t column = c % (tokens * group);
+    give_row(a, first + c / group, kv_head * group + c % group, b.outputs + column, b.l[column]);
   }
 }
 

@@ -16,6 +16,8 @@ struct FewScratch;
 struct Tile;
 struct FewSteps;
 struct Block;
+struct TiledBlock;
+struct TiledScratch;
 
 class CpuBackend final : public Backend {
  public:
@@ -102,6 +104,15 @@ class CpuBackend final : public Backend {
   void block_softmax(const AttentionArgs &args, uint32_t first, const Block &block);
   void block_outputs(const AttentionArgs &args, uint32_t kv_head, uint32_t first,
                      const Block *blocks, uint32_t n_blocks, float *decoded);
+
+  void give_row(const AttentionArgs &args, uint32_t t, uint32_t head, const float *outputs,
+                float sum);
+  void attend_blocks_tiled(const AttentionArgs &args, uint32_t kv_head, uint32_t first,
+                           uint32_t count, int thread);
+  void pack_entries(const AttentionArgs &args, uint32_t kv_head, uint32_t first, uint32_t count,
+                    float *decoded, uint16_t *keys, uint16_t *values);
+  void weigh_tiled(const TiledScratch &scratch, const TiledBlock &block, uint32_t head_dim,
+                   uint32_t n, const uint16_t *values, uint64_t values_step);
 
   void attend_patches(const PatchAttentionArgs &args, uint32_t head, uint32_t first, uint32_t count,
                       int thread);

@@ -2,7 +2,9 @@
 // the start of the thread's scratch, so the scratch is as large as the largest of them.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/kernels.h"
 #include "model/config.h"
@@ -86,6 +88,60 @@ inline uint64_t block_floats(uint32_t head_dim) {
   return 2ull * head_dim * kTileCols + kBlockTile * kTileCols + 3 * kTileCols;
 }
 
+// The same with products of bf16: entries of a tile of keys and values, and blocks that share one.
+constexpr uint32_t kTiledEntries = 256, kMaxTiledBlocks = 16;
+
+// Packed keys [kTiledEntries, head_dim], or values [head_dim, kTiledEntries].
+inline uint64_t tiled_entry_values(uint32_t head_dim) {
+  const uint64_t keys = bf16_values(kTiledEntries, head_dim);
+  const uint64_t values = bf16_values(head_dim, kTiledEntries);
+  return keys > values ? keys : values;
+}
+
+inline uint64_t tiled_block_floats(uint32_t head_dim) {
+  return bf16_values(kTileCols, head_dim) / 2 + (head_dim + 2ull) * kTileCols;
+}
+
+inline uint64_t tiled_attention_floats(uint32_t n_blocks, uint32_t head_dim) {
+  return n_blocks * tiled_block_floats(head_dim) + kTiledEntries * (kTileCols + kTileCols / 2) +
+         kTileCols + 16;
+}
+
+struct TiledBlock {
+  uint16_t *queries;  // packed [head_dim, 32]
+  float *outputs;     // [head_dim, 32]
+  float *m, *l;       // [32]
+
+  // As before the first entry.
+  void clear(uint32_t head_dim) const {
+    std::memset(outputs, 0, sizeof(float) * head_dim * kTileCols);
+    for (uint32_t c = 0; c < kTileCols; c++) {
+      m[c] = -INFINITY;
+      l[c] = 0.0f;
+    }
+  }
+};
+
+struct TiledScratch {
+  float *blocks;
+  uint32_t head_dim;
+  float *scores;      // [kTiledEntries, 32]
+  uint16_t *weights;  // packed [kTiledEntries, 32]
+  float *shrink;      // [32]
+
+  TiledScratch(float *at, uint32_t n_blocks, uint32_t d) : blocks(align64(at)), head_dim(d) {
+    scores = blocks + n_blocks * tiled_block_floats(d);
+    weights = reinterpret_cast<uint16_t *>(scores + kTiledEntries * kTileCols);
+    shrink = scores + kTiledEntries * (kTileCols + kTileCols / 2);
+  }
+
+  TiledBlock block(uint32_t i) const {
+    float *outputs = blocks + i * tiled_block_floats(head_dim);
+    float *m = outputs + head_dim * kTileCols;
+    return {reinterpret_cast<uint16_t *>(m + 2 * kTileCols), outputs, m, m + kTileCols};
+  }
+};
+
 // Decoded cache entries: [kKeyRows, head_dim] or [kBlockTile, kValueDims].
 inline uint64_t decoded_floats(uint32_t head_dim) {
   const uint64_t keys = uint64_t{kKeyRows} * head_dim, values = kBlockTile * kValueDims;
@@ -122,7 +178,12 @@ inline uint64_t delta_scratch_floats(const Config &c) {
 
 inline uint64_t thread_scratch_floats(const Config &c, const Kernels &kernels, uint32_t k) {
   uint64_t floats = linear_scratch_floats(kernels, k);
-  const uint64_t others[] = {attention_scratch_floats(c), delta_scratch_floats(c)};
+  const uint64_t tiled = kernels.bf16.gemm == nullptr
+                             ? 0
+                             : tiled_attention_floats(kMaxTiledBlocks, c.head_dim) +
+                                   tiled_entry_values(c.head_dim) +
+                                   uint64_t{kTiledStep} * c.head_dim + 16;
+  const uint64_t others[] = {attention_scratch_floats(c), delta_scratch_floats(c), tiled};
   for (const uint64_t o : others) floats = o > floats ? o : floats;
   return (floats + 31) / 16 * 16;
 }

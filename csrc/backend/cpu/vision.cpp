@@ -28,20 +28,12 @@ uint64_t patch_attention_floats(uint32_t head_dim) {
   return kPatchBlocks * block_floats(head_dim) + 2ull * kBlockTile * head_dim;
 }
 
-// Patches of a tile of keys and values as bf16, and most bytes of those that are packed at once.
-constexpr uint32_t kTiledPatches = 256;
+// Most bytes of keys and values that are packed at once.
 constexpr uint64_t kTiledKeysBytes = 8 << 20;
-
-// Packed keys [tile, head_dim], or values [head_dim, tile], of one tile.
-uint64_t tile_values(uint32_t head_dim) {
-  const uint64_t keys = bf16_values(kTiledPatches, head_dim);
-  const uint64_t values = bf16_values(head_dim, kTiledPatches);
-  return keys > values ? keys : values;
-}
 
 // Keys and values of one head: tiles of both in turn.
 uint64_t head_values(uint32_t n, uint32_t head_dim) {
-  return (n + kTiledPatches - 1) / kTiledPatches * 2 * tile_values(head_dim);
+  return (n + kTiledEntries - 1) / kTiledEntries * 2 * tiled_entry_values(head_dim);
 }
 
 // How many heads are packed at once.
@@ -49,43 +41,6 @@ uint32_t tiled_heads(uint32_t n, uint32_t n_head, uint32_t head_dim) {
   const uint64_t heads = kTiledKeysBytes / (2 * head_values(n, head_dim));
   return heads < 1 ? 1 : heads > n_head ? n_head : static_cast<uint32_t>(heads);
 }
-
-// Up to 32 query rows of one head, as columns of products of bf16.
-struct TiledBlock {
-  uint16_t *queries;  // packed [head_dim, 32]
-  float *outputs;     // [head_dim, 32]
-  float *m, *l;       // [32]
-};
-
-// What attend_patches_tiled works on, laid out in the thread's scratch.
-struct TiledScratch {
-  TiledBlock blocks[kPatchBlocks];
-  float *scores;      // [tile, 32]
-  uint16_t *weights;  // packed [tile, 32]
-  float *shrink;      // [32]
-
-  static uint64_t floats(uint32_t d) {
-    return kPatchBlocks * (bf16_values(kTileCols, d) / 2 + (d + 2ull) * kTileCols) +
-           kTiledPatches * (kTileCols + kTileCols / 2) + kTileCols + 16;
-  }
-
-  TiledScratch(float *from, uint32_t d) {
-    float *at = align64(from);
-    const auto take = [&at](uint64_t count) { return at += count, at - count; };
-    const auto take_bf16 = [&](uint64_t count) {
-      return reinterpret_cast<uint16_t *>(take(count / 2));
-    };
-    for (TiledBlock &b : blocks) {
-      b.queries = take_bf16(bf16_values(kTileCols, d));
-      b.outputs = take(uint64_t{d} * kTileCols);
-      b.m = take(kTileCols);
-      b.l = take(kTileCols);
-    }
-    scores = take(kTiledPatches * kTileCols);
-    weights = take_bf16(bf16_values(kTileCols, kTiledPatches));
-    shrink = take(kTileCols);
-  }
-};
 
 // Packed keys and values, with room to align them.
 uint64_t tiled_keys_values(const VisionConfig &c, uint32_t n) {
@@ -99,8 +54,9 @@ uint64_t CpuBackend::vision_scratch_floats(const VisionConfig &c) const {
   if (k < 2 * c.frame_values()) k = 2 * c.frame_values();
   const uint64_t linear = linear_scratch_floats(kernels_, k);
   uint64_t attention = patch_attention_floats(c.head_dim());
-  if (kernels_.bf16.gemm != nullptr && TiledScratch::floats(c.head_dim()) > attention) {
-    attention = TiledScratch::floats(c.head_dim());
+  if (kernels_.bf16.gemm != nullptr) {
+    const uint64_t tiled = tiled_attention_floats(kPatchBlocks, c.head_dim());
+    attention = tiled > attention ? tiled : attention;
   }
   return ((linear > attention ? linear : attention) + 31) / 16 * 16;
 }
@@ -224,15 +180,16 @@ void CpuBackend::patch_attention(const PatchAttentionArgs &a) {
 void CpuBackend::pack_heads(const PatchAttentionArgs &a, uint32_t head, uint32_t heads) {
   const uint32_t d = a.head_dim, e = a.n_head * d;
   const uint64_t stride = 3ull * e;
-  const uint32_t tiles = (a.n + kTiledPatches - 1) / kTiledPatches;
+  const uint32_t tiles = (a.n + kTiledEntries - 1) / kTiledEntries;
   uint16_t *packed = align64(packed_.data());
   pool_->run(tiles * heads, [&](uint32_t item, int) {
-    const uint32_t h = item / tiles, j = item % tiles * kTiledPatches;
-    const uint32_t n = a.n - j < kTiledPatches ? a.n - j : kTiledPatches;
+    const uint32_t h = item / tiles, j = item % tiles * kTiledEntries;
+    const uint32_t n = a.n - j < kTiledEntries ? a.n - j : kTiledEntries;
     const float *keys = a.qkv + j * stride + e + (head + h) * d;
-    uint16_t *out = packed + h * head_values(a.n, d) + item % tiles * 2 * tile_values(d);
+    uint16_t *out = packed + h * head_values(a.n, d) + item % tiles * 2 * tiled_entry_values(d);
     kernels_.bf16.pack_left(keys, stride, n, d, out);
-    kernels_.bf16.pack_left_transposed(keys + e, stride, d, n, out + tile_values(d));
+    kernels_.bf16.pack_left_transposed(keys + e, stride, d, n, bf16_values(16, n),
+                                       out + tiled_entry_values(d));
   });
 }
 
@@ -289,27 +246,23 @@ void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t firs
   const float *queries = a.qkv + head * d;
   const uint16_t *tile = align64(packed_.data()) + packed * head_values(a.n, d);
   const uint32_t n_blocks = (count + kTileCols - 1) / kTileCols;
-  TiledScratch s(thread_scratch(thread), d);
+  const TiledScratch s(thread_scratch(thread), kPatchBlocks, d);
   for (uint32_t i = 0; i < n_blocks; i++) {
-    const TiledBlock &b = s.blocks[i];
+    const TiledBlock b = s.block(i);
     const uint32_t row = i * kTileCols, left = count - row;
     const float *from = queries + (first + row) * stride;
     bf16.pack_right_transposed(type_traits(DType::F32),
                                {reinterpret_cast<const uint8_t *>(from), false,
                                 stride * sizeof(float), left < kTileCols ? left : kTileCols},
                                0, d, b.queries);
-    std::memset(b.outputs, 0, sizeof(float) * d * kTileCols);
-    for (uint32_t c = 0; c < kTileCols; c++) {
-      b.m[c] = -INFINITY;
-      b.l[c] = 0.0f;
-    }
+    b.clear(d);
   }
-  for (uint32_t j = 0; j < a.n; j += kTiledPatches) {
-    const uint32_t n = a.n - j < kTiledPatches ? a.n - j : kTiledPatches;
-    const uint16_t *keys = tile, *values = tile + tile_values(d);
-    tile += 2 * tile_values(d);
+  for (uint32_t j = 0; j < a.n; j += kTiledEntries) {
+    const uint32_t n = a.n - j < kTiledEntries ? a.n - j : kTiledEntries;
+    const uint16_t *keys = tile, *values = tile + tiled_entry_values(d);
+    tile += 2 * tiled_entry_values(d);
     for (uint32_t i = 0; i < n_blocks; i++) {
-      const TiledBlock &b = s.blocks[i];
+      const TiledBlock b = s.block(i);
       bf16.gemm({keys, bf16_values(16, d), b.queries, n, kTileCols, d, false}, s.scores, kTileCols);
       kernels_.softmax_cols(s.scores, n, b.m, b.l, s.shrink);
       kernels_.scale_cols(b.outputs, s.shrink, d);
@@ -319,7 +272,7 @@ void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t firs
     }
   }
   for (uint32_t row = 0; row < count; row++) {
-    const TiledBlock &b = s.blocks[row / kTileCols];
+    const TiledBlock b = s.block(row / kTileCols);
     const uint32_t c = row % kTileCols;
     float *out = a.out + static_cast<uint64_t>(first + row) * e + head * d;
     for (uint32_t k = 0; k < d; k++) out[k] = b.outputs[k * kTileCols + c] / b.l[c];

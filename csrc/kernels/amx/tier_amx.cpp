@@ -82,13 +82,15 @@ inline __m512i row_pair(const float *x, uint64_t stride, uint32_t k, uint32_t j,
   return pairs_of(even, odd);
 }
 
-void pack_left_transposed(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t *out) {
-  for (uint32_t i = 0; i < m; i += kSide) {
-    for (uint32_t j = 0; j < k; j += kDepth, out += kTileValues) {
+void pack_left_transposed(const float *x, uint64_t stride, uint32_t m, uint32_t k,
+                          uint64_t out_step, uint16_t *out) {
+  for (uint32_t i = 0; i < m; i += kSide, out += out_step) {
+    uint16_t *tile = out;
+    for (uint32_t j = 0; j < k; j += kDepth, tile += kTileValues) {
       __m512i a[16];
       for (uint32_t p = 0; p < 16; p++) a[p] = row_pair(x, stride, k, j + 2 * p, i, m);
       transpose(a);
-      for (uint32_t r = 0; r < 16; r++) _mm512_storeu_si512(out + r * kDepth, a[r]);
+      for (uint32_t r = 0; r < 16; r++) _mm512_storeu_si512(tile + r * kDepth, a[r]);
     }
   }
 }
