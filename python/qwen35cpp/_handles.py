@@ -386,7 +386,7 @@ class Gguf:
             yield key, raw.type, memoryview(ffi.buffer(raw.data, raw.bytes))
 
     def read(self, tensor: int, offset: int, n: int) -> bytes:
-        """n bytes of a tensor's data."""
+        """A part of a tensor's data."""
         out = bytearray(n)
         check(lib.qwen35_gguf_read(self.pointer, tensor, offset, ffi.from_buffer(out), n))
         return bytes(out)

@@ -35,7 +35,9 @@ class Snapshot:
     """Where a session stood. As long as it is referred to, going back costs no reading.
 
     Snapshots share the cache entries of what they have in common; each holds a copy of the
-    recurrent state (19 MB for 0.8B and 2B, 50 MB for 4B and 9B).
+    recurrent state (19 MB for 0.8B and 2B, 50 MB for 4B and 9B). With `memory_limit` they count
+    against the part of the prefix cache: a session that could not keep one more raises
+    NotEnoughMemory before it works.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Session:
         return answer
 
     def _resuming(self, request: Request) -> Request:
+        self._llama._engine.check_pins()
         self._reached: Node | None = None
 
         def pin(slot: Slot) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .._handles import Buffer
+from ..errors import NotEnoughMemory
 
 
 class Holder(Protocol):
@@ -100,10 +101,14 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class Tree:
-    """All that is kept, within a limit of bytes."""
+    """All that is kept, within a limit of bytes.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    What sessions hold is counted but never dropped; `bounded`: `check_pins` keeps that within the
+    limit as well.
+    """
+
+    def __init__(self, limit: int, *, bounded: bool = False) -> None:
+        self.limit, self.bounded = limit, bounded
         self.token_bytes = 0  # set with the first session
         self.lock = threading.RLock()
         self._clock = 0.0
@@ -122,6 +127,21 @@ class Tree:
     def n_bytes(self) -> int:
         """Bytes in memory. Summed when asked, so that an interrupt cannot leave it wrong."""
         return sum(node.n_bytes for node in self.nodes())
+
+    def check_pins(self, more: int) -> None:
+        """Refuses one more state of `more` bytes when what sessions hold leaves no room for it.
+
+        Raises:
+            NotEnoughMemory: the tree is bounded, and it would go beyond its limit.
+        """
+        with self.lock:
+            held = sum(self._held(node) for node in self.nodes() if node.pinned)
+        if self.bounded and held + more > self.limit:
+            raise NotEnoughMemory(
+                f"the snapshots of sessions take {held / 1e6:.0f} MB, one more takes "
+                f"{more / 1e6:.0f} MB, the memory limit leaves {self.limit / 1e6:.0f} MB for them",
+                hint="let go of snapshots and sessions, or give prefix_cache_bytes a larger part",
+            )
 
     def walk(self, tokens: Sequence[int]) -> tuple[list[Node], int]:
         """The nodes that lie wholly on `tokens`, and how many tokens the tree has in common."""
@@ -205,6 +225,11 @@ class Tree:
         if best is not None:
             self._clock = max(self._clock, least)
         return best
+
+    @staticmethod
+    def _held(node: Node) -> int:
+        """What cannot be dropped of a node on the way to where a session stands."""
+        return node.n_bytes if node.pins else len(node.entries or b"")
 
     @staticmethod
     def _freed(node: Node) -> int:

@@ -12,7 +12,9 @@ from ..errors import InvalidArgument
 from ._common import (
     Commands,
     Progress,
+    add_cache_dir,
     add_kv,
+    add_limit,
     add_model,
     add_pictures,
     open_llama,
@@ -61,6 +63,8 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --csv: the file to write")
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     add_kv(parser)
+    add_limit(parser)
+    add_cache_dir(parser)
     add_pictures(parser)
     parser.set_defaults(run=run, draft="off", usage_error=parser.error)
 

@@ -7,7 +7,18 @@ import os
 from pathlib import Path
 
 from ..errors import FileError
-from ._common import Commands, add_draft, add_kv, add_model, open_llama, positive, print_json
+from ._common import (
+    Commands,
+    add_cache_dir,
+    add_draft,
+    add_kv,
+    add_limit,
+    add_model,
+    add_overflow,
+    open_llama,
+    positive,
+    print_json,
+)
 
 _KEY_VARIABLE = "QWEN35CPP_API_KEY"
 
@@ -50,6 +61,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     parser.add_argument("--mmproj", metavar="FILE", help="the vision tower (default: looked for)")
     add_kv(parser)
+    add_limit(parser)
+    add_cache_dir(parser)
+    add_overflow(parser)
     add_draft(parser, "auto")
     parser.set_defaults(run=run)
 
@@ -68,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         parallel=args.parallel,
         queue=args.queue,
         timeout=args.timeout,
+        overflow=args.overflow,
     )
     serve = server.serve  # a missing package is said before the model is read
     cache = None if args.cache_mb is None else args.cache_mb << 20
