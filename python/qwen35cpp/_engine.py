@@ -121,7 +121,9 @@ class Engine:
         """
         self.need_weights()
         if self.cache.tree.bounded:
-            self.cache.tree.check_pins(more + self.slots[0].session.state_bytes)
+            with self.alive:
+                more += self.slots[0].session.state_bytes
+            self.cache.tree.check_pins(more)
 
     # ---- states in files -------------------------------------------------------------------------
 

@@ -210,6 +210,8 @@ def _fits_for_certain(
     """Whether even a generous guess fits."""
     limit = wanted.memory_limit
     have = _memory.memory()[1] if limit is None else limit - _memory.resident()
+    if limit is None and not have:
+        return True  # nobody knows
     count = 1 if limit is None else wanted.n_parallel
     n_ctx = wanted.n_ctx or round(header.n_ctx_train * max(factor, 1.0))
     width = 4 if header.float32 or wanted.kv_type == "f32" else 2

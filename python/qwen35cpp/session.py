@@ -192,7 +192,9 @@ class Session:
         """Goes to where a saved session of the same model and settings stood.
 
         Raises:
-            StateInvalid: the file is damaged, or belongs to another model, kv_type or version.
+            StateInvalid: the file is damaged, or belongs to another model (told by its metadata and
+                samples of every tensor), kv_type, rope_scaling or version.
+            NotEnoughMemory: `memory_limit` leaves no room for it.
             FileError: it cannot be read.
         """
         header, node = self._llama._engine.load_node(Path(path))
