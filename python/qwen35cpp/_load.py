@@ -264,10 +264,18 @@ def fitting(
     alone, have = one(kinds[0]), available + swap_free
     shortest = alone.with_context(min(alone.n_ctx, _memory.SMALLEST))
     if shortest.total > have:
-        raise _memory.refuse(shortest, have, lambda kind: one(kind).with_context(shortest.n_ctx))
+        raise _memory.refuse(
+            shortest,
+            have,
+            lambda kind: one(kind).with_context(shortest.n_ctx),
+            "take a file of fewer bits, or use_mmap=True, which leaves weights on the disk",
+        )
+    if wanted.n_ctx is not None and alone.total > total + swap_total:
+        raise _memory.refuse(alone, have, one)
+    if wanted.prefix_cache_bytes is None:
+        chosen = replace(chosen, cache=min(chosen.cache, available // 8))
     if wanted.n_ctx is not None:
-        if alone.total > total + swap_total:
-            raise _memory.refuse(alone, have, one)
         return chosen
-    longest = max(_memory.largest_context(alone, have), shortest.n_ctx)
+    alone = replace(alone, cache=min(chosen.cache, available // 8))
+    longest = max(_memory.largest_context(alone, available), shortest.n_ctx)
     return chosen if longest >= native else chosen.with_context(longest)

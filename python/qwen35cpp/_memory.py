@@ -137,8 +137,16 @@ def largest_context(needs: Needs, have: int) -> int:
     return min(n_ctx, needs.n_ctx) if n_ctx >= SMALLEST else 0
 
 
-def refuse(needs: Needs, have: int, of: Callable[[str], Needs]) -> NotEnoughMemory:
-    """The error for what does not fit, with the choices that do; `of` estimates a kv_type."""
+def refuse(
+    needs: Needs,
+    have: int,
+    of: Callable[[str], Needs],
+    otherwise: str = "take a file of fewer bits",
+) -> NotEnoughMemory:
+    """The error for what does not fit, with the choices that do; `of` estimates a kv_type.
+
+    `otherwise`: what to do when there is none.
+    """
     choices = []
     others = [of(kind) for kind in KV_CHOICES]
     smaller = [each for each in others if each.kv < needs.kv]
@@ -150,7 +158,7 @@ def refuse(needs: Needs, have: int, of: Callable[[str], Needs]) -> NotEnoughMemo
     if not choices:
         longest = [(each.kv_type, largest_context(each, have)) for each in smaller]
         choices += [f"kv_type={kind!r} with n_ctx={n}" for kind, n in longest if n][:1]
-    hint = f"what fits: {' or '.join(choices)}" if choices else "take a file of fewer bits"
+    hint = f"what fits: {' or '.join(choices)}" if choices else otherwise
     return NotEnoughMemory(
         f"{_described(needs)} needs {needs.total / 1e9:.2f} GB with the model, "
         f"there are {have / 1e9:.2f} GB",

@@ -244,6 +244,21 @@ def test_the_tree_keeps_every_token_and_its_entries() -> None:
         assert path[-1].snapshot
 
 
+def test_a_long_conversation_is_a_long_chain() -> None:
+    tree = Tree(1 << 30, bounded=True)
+    for n in range(1, 3000):
+        node = tree.add([7] * n, None)
+    node.pins = 1
+    first = node.path()[0]
+    assert (first.end, node.end) == (1, 2999)
+    assert node.root is tree.root
+    assert first.pinned
+    node.pins = 0
+    assert not first.pinned
+    tree.remove(node)
+    assert not list(tree.nodes())
+
+
 def test_the_least_useful_goes_first() -> None:
     tree = Tree(1 << 30)
     tree.token_bytes = 1

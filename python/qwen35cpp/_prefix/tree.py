@@ -54,7 +54,10 @@ class Node:
     @property
     def root(self) -> Node:
         """The beginning of its tree."""
-        return self if self.parent is None else self.parent.root
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node
 
     @property
     def restorable(self) -> bool:
@@ -69,7 +72,13 @@ class Node:
     @property
     def pinned(self) -> bool:
         """Whether a session stands here or behind."""
-        return self.pins > 0 or any(child.pinned for child in self.children.values())
+        waiting = [self]  # no recursion: a long conversation is a long chain
+        while waiting:
+            node = waiting.pop()
+            if node.pins > 0:
+                return True
+            waiting += node.children.values()
+        return False
 
     def path(self) -> list[Node]:
         """The nodes from below the root to this one."""
@@ -135,7 +144,7 @@ class Tree:
             NotEnoughMemory: the tree is bounded, and it would go beyond its limit.
         """
         with self.lock:
-            held = sum(self._held(node) for node in self.nodes() if node.pinned)
+            held = self._held()
         if self.bounded and held + more > self.limit:
             raise NotEnoughMemory(
                 f"the snapshots of sessions take {held / 1e6:.0f} MB, one more takes "
@@ -199,12 +208,12 @@ class Tree:
     def remove(self, node: Node) -> None:
         """Takes out a node with all behind it, and nodes before it that lead nowhere any more."""
         parent = node.parent
-        if parent is None:
-            return
-        parent.children.pop(node.tokens[0], None)
-        node.parent = None
-        if parent is not self.root and not (parent.children or parent.restorable or parent.pins):
-            self.remove(parent)
+        while parent is not None:
+            parent.children.pop(node.tokens[0], None)
+            node.parent = None
+            if parent is self.root or parent.children or parent.restorable or parent.pins:
+                return
+            node, parent = parent, parent.parent
 
     def least_useful(self, keep: Node | None = None) -> Node | None:
         """The node whose bytes save least work, unless it is pinned or `keep`.
@@ -226,10 +235,19 @@ class Tree:
             self._clock = max(self._clock, least)
         return best
 
-    @staticmethod
-    def _held(node: Node) -> int:
-        """What cannot be dropped of a node on the way to where a session stands."""
-        return node.n_bytes if node.pins else len(node.entries or b"")
+    def _held(self) -> int:
+        """Bytes that cannot be dropped: snapshots of sessions, and entries on the way to them."""
+        total, seen = 0, {id(self.root)}
+        for pinned in self.nodes():
+            if not pinned.pins:
+                continue
+            total += len(pinned.snapshot or b"")
+            node: Node | None = pinned
+            while node is not None and id(node) not in seen:
+                seen.add(id(node))
+                total += len(node.entries or b"")
+                node = node.parent
+        return total
 
     @staticmethod
     def _freed(node: Node) -> int:
