@@ -27,7 +27,8 @@ import sys
 from qwen35cpp import Llama
 n_ctx, kv_type, draft, n_parallel, side = sys.argv[1:]
 llm = Llama.tiny(
-    n_ctx=int(n_ctx), kv_type=kv_type, draft=draft, n_parallel=int(n_parallel), n_threads=2
+    n_ctx=int(n_ctx), kv_type=kv_type, draft=draft, n_parallel=int(n_parallel), n_threads=2,
+    prefix_cache=False,
 )
 for slot in llm._engine.slots:
     session = slot.session
