@@ -76,7 +76,7 @@ def tower_of(size: str) -> VisionConfig:
 
 
 def placeholder_tokenizer() -> Tokenizer:
-    """A vocabulary of the right size without any merges, when no tokenizer folder is given."""
+    """A vocabulary of the right size without any merges, where the real one is not at hand."""
     keep = [*range(33, 127), *range(161, 173), *range(174, 256)]  # printable bytes stay themselves
     rest = [byte for byte in range(256) if byte not in keep]
     letters = {byte: chr(byte) for byte in keep} | {b: chr(256 + i) for i, b in enumerate(rest)}

@@ -57,9 +57,9 @@ def memory() -> tuple[int, int]:
     elif sys.platform != "win32":
         total = available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit, used = group_limit()
-    return (
-        (min(total, limit), min(available, max(limit - used, 0))) if limit else (total, available)
-    )
+    if not limit:
+        return total, available
+    return min(total, limit), min(available, max(limit - used, 0))
 
 
 def swap() -> tuple[int, int]:
