@@ -49,14 +49,17 @@ class Engine:
         fingerprint: Callable[[], str] = str,
         disk: DiskCache | None = None,
         find_tower: Callable[[], Path] | None = None,
+        picture_bytes: int = 0,
+        most_scratch: int | None = None,
+        bounded: bool = False,
     ) -> None:
         self.model = model
         self.table: Any = None  # of the tokens for grammars, see structured/table.py
         self.table_lock = threading.Lock()
         self.info = model.info
         self.alive = Alive(model)
-        self.tower = LazyTower(model, self.alive, find_tower)
-        tree = Tree(prefix_bytes)
+        self.tower = LazyTower(model, self.alive, find_tower, picture_bytes, most_scratch)
+        tree = Tree(prefix_bytes, bounded=bounded)
         self._fingerprint = fingerprint
         self.cache = PrefixCache(
             tree, Readings(tree.lock), Markers.find(model.tokenize), batch, prefix_cache, disk
@@ -113,6 +116,17 @@ class Engine:
         if node is not None and node.root is not self.cache.tree.root:
             raise InvalidArgument("the snapshot belongs to another Llama")
 
+    def check_pins(self, more: int = 0) -> None:
+        """Refuses work after which a session keeps one more state, when there is no room for it.
+
+        `more`: bytes that come with the state. Raises NotEnoughMemory.
+        """
+        self.need_weights()
+        if self.cache.tree.bounded:
+            with self.alive:
+                more += self.slots[0].session.state_bytes
+            self.cache.tree.check_pins(more)
+
     # ---- states in files -------------------------------------------------------------------------
 
     def save_node(self, path: Path, node: Node, notes: Mapping[str, Any]) -> int:
@@ -151,6 +165,7 @@ class Engine:
             snapshot = state_file.read_section(header, "snapshot")
         except OSError as error:
             raise FileError(f"cannot read {path}: {error}") from error
+        self.check_pins(len(entries))
         with self.hold_first() as held, held.slot.timeline() as timeline:
             return header, timeline.add_node(header, tokens, entries, snapshot)
 

@@ -5,7 +5,7 @@ Nothing here decides anything; see _engine.py for how the objects are used toget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -344,6 +344,52 @@ class Vision:
     def scratch(self, height: int, width: int) -> int:
         """Bytes of scratch memory that encoding a picture of this size takes."""
         return int(lib.qwen35_vision_scratch(self.pointer, height, width))
+
+
+class Tensor(NamedTuple):
+    """A tensor in a file; `ne` are its dimensions, fastest first, 1 where unused."""
+
+    name: str
+    type: int
+    ne: tuple[int, int, int, int]
+    bytes: int
+
+
+class Gguf:
+    """A GGUF file, or all shards of one, with its header read and nothing else."""
+
+    def __init__(self, path: bytes) -> None:
+        out = ffi.new("qwen35_gguf **")
+        check(lib.qwen35_gguf_open(path, out))
+        self.pointer = out[0]
+
+    def close(self) -> None:
+        """Closes the file."""
+        lib.qwen35_gguf_close(self.pointer)
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors in the file's order."""
+        raw = ffi.new("qwen35_gguf_tensor *")
+        found = []
+        for index in range(lib.qwen35_gguf_tensor_count(self.pointer)):
+            check(lib.qwen35_gguf_get_tensor(self.pointer, index, raw))
+            name = bytes(ffi.buffer(raw.name, raw.name_length)).decode("utf-8", "replace")
+            found.append(Tensor(name, raw.type, tuple(raw.ne), raw.bytes))
+        return found
+
+    def values(self) -> Iterator[tuple[bytes, int, Buffer]]:
+        """Key, type and bytes of each value of the metadata, valid until the next one."""
+        raw = ffi.new("qwen35_gguf_value *")
+        for index in range(lib.qwen35_gguf_value_count(self.pointer)):
+            check(lib.qwen35_gguf_get_value(self.pointer, index, raw))
+            key = bytes(ffi.buffer(raw.key, raw.key_length))
+            yield key, raw.type, memoryview(ffi.buffer(raw.data, raw.bytes))
+
+    def read(self, tensor: int, offset: int, n: int) -> bytes:
+        """A part of a tensor's data."""
+        out = bytearray(n)
+        check(lib.qwen35_gguf_read(self.pointer, tensor, offset, ffi.from_buffer(out), n))
+        return bytes(out)
 
 
 class Outputs:

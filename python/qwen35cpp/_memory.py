@@ -21,23 +21,26 @@ SMALLEST = 512  # tokens of a context worth offering
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a model takes with a full context."""
+    """Bytes that a model takes with full contexts."""
 
     n_ctx: int
     kv_type: str
     weights: int
     kv: int  # keys and values, of all contexts
     state: int  # recurrent states, of all contexts
-    scratch: int
+    scratch: int  # shared, and that of each context
+    contexts: int = 1
     vision: int = 0  # weights of the tower
-    cache: int = 0  # states of the prefix cache, at most
+    encoding: int = 0  # scratch of the largest picture
+    pictures: int = 0  # kept rows of pictures, at most
+    cache: int = 0  # states of the prefix cache and of snapshots, at most
     process: int = 0  # interpreter and vocabulary
 
     @property
     def total(self) -> int:
         """All together."""
-        parts = (self.weights, self.kv, self.state, self.scratch, self.vision, self.cache)
-        return sum(parts) + self.process
+        parts = (self.weights, self.kv, self.state, self.scratch, self.vision, self.encoding)
+        return sum(parts) + self.pictures + self.cache + self.process
 
     def with_context(self, n_ctx: int) -> Needs:
         """The same with another context."""
@@ -47,26 +50,69 @@ class Needs:
 def memory() -> tuple[int, int]:
     """Bytes of memory in total and available to this process; 0 where unknown."""
     total, available = 0, 0
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        total = 1024 * int(fields["MemTotal"].split()[0])
-        available = 1024 * int(fields.get("MemAvailable", fields["MemFree"]).split()[0])
+    fields = _meminfo()
+    if fields:
+        total = fields["MemTotal"]
+        available = fields.get("MemAvailable", fields["MemFree"])
     elif sys.platform != "win32":
         total = available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit, used = _group_limit()
-    return (min(total, limit), min(available, limit - used)) if limit else (total, available)
+    limit, used = group_limit()
+    if not limit:
+        return total, available
+    return min(total, limit), min(available, max(limit - used, 0))
 
 
-def _group_limit() -> tuple[int, int]:
-    """The memory limit of a container and what it uses; 0, 0 without one."""
-    group = Path("/sys/fs/cgroup")
+def swap() -> tuple[int, int]:
+    """Bytes of swap space in total and free: slow memory, but programs work in it."""
+    fields = _meminfo()
+    return fields.get("SwapTotal", 0), fields.get("SwapFree", 0)
+
+
+def _meminfo() -> dict[str, int]:
+    """The fields of /proc/meminfo in bytes; none on other systems."""
     try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: 1024 * int(value.split()[0]) for name, value in (x.split(":", 1) for x in lines)}
+
+
+def group_limit(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> tuple[int, int]:
+    """The memory limit of this process's control groups and what they use; 0, 0 without one.
+
+    Of the groups around the process (`own`: its path below `root`) the one that leaves least
+    counts. Cached pages of files do not count as used: the system gives them up first.
+    """
+    tightest = (0, 0)
+    group = Path(_own_group() if own is None else own)
+    for folder in (group, *group.parents):
+        found = _limit_of(root / str(folder).lstrip("/"))
+        if found[0] and (not tightest[0] or found[0] - found[1] < tightest[0] - tightest[1]):
+            tightest = found
+    return tightest
+
+
+def _own_group() -> str:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return "/"
+    paths = [line.split("::", 1)[1] for line in lines if line.startswith("0::")]
+    return paths[0] if paths and ".." not in paths[0] else "/"
+
+
+def _limit_of(folder: Path) -> tuple[int, int]:
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):
         return 0, 0
-    return (int(limit), used) if limit.isdigit() else (0, 0)
+    if not limit.isdigit():
+        return 0, 0
+    fields = dict(line.split(" ", 1) for line in lines if " " in line)
+    cached = sum(int(fields.get(name, 0)) for name in ("inactive_file", "active_file"))
+    return int(limit), max(used - cached, 0)
 
 
 def resident() -> int:
@@ -91,23 +137,45 @@ def largest_context(needs: Needs, have: int) -> int:
     return min(n_ctx, needs.n_ctx) if n_ctx >= SMALLEST else 0
 
 
-def refuse(needs: Needs, have: int, of: Callable[[str], Needs]) -> NotEnoughMemory:
-    """The error for what does not fit, with the choices that do; `of` estimates a kv_type."""
+def refuse(
+    needs: Needs,
+    have: int,
+    of: Callable[[str], Needs],
+    otherwise: str = "take a file of fewer bits",
+) -> NotEnoughMemory:
+    """The error for what does not fit, with the choices that do; `of` estimates a kv_type.
+
+    `otherwise`: what to do when there is none.
+    """
     choices = []
-    for kind in KV_CHOICES:
-        other = of(kind)
-        if other.kv < needs.kv and other.total <= have:
-            choices.append(f"kv_type={kind!r}")
-            break
-    n_ctx = largest_context(needs, have)
-    if n_ctx:
+    others = [of(kind) for kind in KV_CHOICES]
+    smaller = [each for each in others if each.kv < needs.kv]
+    choices += [f"kv_type={each.kv_type!r}" for each in smaller if each.total <= have][:1]
+    if n_ctx := largest_context(needs, have):
         choices.append(f"n_ctx={n_ctx}")
-    hint = f"what fits: {' or '.join(choices)}" if choices else None
+    if contexts := _most_contexts(needs, have):
+        choices.append(f"n_parallel={contexts}")
+    if not choices:
+        longest = [(each.kv_type, largest_context(each, have)) for each in smaller]
+        choices += [f"kv_type={kind!r} with n_ctx={n}" for kind, n in longest if n][:1]
+    hint = f"what fits: {' or '.join(choices)}" if choices else otherwise
     return NotEnoughMemory(
-        f"a context of {needs.n_ctx} tokens with kv_type={needs.kv_type!r} needs "
-        f"{needs.total / 1e9:.2f} GB with the model, there are {have / 1e9:.2f} GB",
+        f"{_described(needs)} needs {needs.total / 1e9:.2f} GB with the model, "
+        f"there are {have / 1e9:.2f} GB",
         hint=hint,
     )
+
+
+def _described(needs: Needs) -> str:
+    several = f", {needs.contexts} times," if needs.contexts > 1 else ""
+    return f"a context of {needs.n_ctx} tokens with kv_type={needs.kv_type!r}{several}"
+
+
+def _most_contexts(needs: Needs, have: int) -> int:
+    """How many contexts fit, when fewer do; 0 when not one does."""
+    each = (needs.kv + needs.state) // needs.contexts
+    fewer = needs.contexts - -(-(needs.total - have) // max(each, 1))
+    return fewer if 0 < fewer < needs.contexts else 0
 
 
 def choose(

@@ -18,13 +18,22 @@ from ._engine import Engine
 from ._generate import Request, TextStream, generate, generate_tokens
 from ._handles import DRAFTS, KV_TYPES, Model, Outputs
 from ._handles import Session as NativeSession
-from ._load import draft_sources, fitting, rope_factor
+from ._lazy_tower import find_tower
+from ._load import (
+    Wanted,
+    decided,
+    draft_sources,
+    kept_pictures,
+    plan,
+    rope_factor,
+    tower_shape,
+)
 from ._native import version
 from ._prefix.fingerprint import fingerprint
 from ._request import GenerateOptions, Progress, Prompt, Stop, draw_seed, prepare, utf8
 from .chat.methods import ChatMethods
 from .decisions.methods import DecisionMethods
-from .errors import FileError, InvalidArgument, ModelNotFound
+from .errors import FileError, InvalidArgument, ModelNotFound, NotEnoughMemory
 from .sampling import Sampling, recommended
 from .types import Completion, EmbeddingResponse, ModelInfo, Text
 
@@ -59,6 +68,7 @@ class LoadOptions(TypedDict, total=False):
     vocab_only: bool
     prefix_cache: bool
     prefix_cache_bytes: int | None
+    picture_cache_bytes: int | None
     cache_dir: str | os.PathLike[str] | None
     memory_limit: int | None
     rope_scaling: RopeScaling
@@ -92,7 +102,8 @@ class Llama(ChatMethods, DecisionMethods):
 
     Args:
         model_path: the GGUF file; for a sharded model any of its files.
-        n_ctx: tokens of context; None is the model's native context. Memory is taken as it fills.
+        n_ctx: tokens of context; None is the model's native context, or what fits into the memory.
+            Memory is taken as it fills.
         n_threads: None is one per physical core that this process may use.
         n_batch: tokens evaluated at once in prefill; bounds the scratch memory.
         n_parallel: calls that may run at once. Each takes a context of its own when calls overlap.
@@ -107,8 +118,15 @@ class Llama(ChatMethods, DecisionMethods):
             size is dropped first. None: 512 MiB, or a sixteenth of the machine's memory if less.
         cache_dir: a folder where states that took long to compute are kept as well, so that system
             prompts and tools are known after a restart. Files of 4 GiB at most, the oldest go.
-        memory_limit: bytes that the model may take with `n_parallel` full contexts and the prefix
-            cache. kv_type="auto" and n_ctx=None then choose what fits; what cannot fit is refused.
+        picture_cache_bytes: memory for pictures that were encoded. None: 256 MiB, or a sixteenth of
+            `memory_limit` if less. The picture at work is kept in any case.
+        memory_limit: bytes that this process may take: weights and vision tower, `n_parallel` full
+            contexts, drafts, scratch, the prefix cache with the snapshots of sessions, and kept
+            pictures. kv_type="auto" and n_ctx=None then choose what fits. What cannot fit is
+            refused before weights are read, a picture or a snapshot that would go beyond it before
+            it is worked on. Where a tower that was only found beside the model leaves no room,
+            pictures are refused instead. Without a limit the memory that the machine has free
+            decides: n_ctx=None is the longest context that fits, and refused is what cannot work.
         rope_scaling: "yarn" stretches the context four times, to 1,010,000 tokens and more; a
             mapping such as {"rope_type": "yarn", "factor": 2.0} by another factor. Short texts lose
             a little precision, so that it is off unless asked for.
@@ -125,6 +143,11 @@ class Llama(ChatMethods, DecisionMethods):
             chat/custom.py.
         verbose: accepted for compatibility; the engine never prints.
         ignored: arguments of llama-cpp-python without a meaning here; each warns once.
+
+    Raises:
+        ModelNotFound: there is no such file.
+        ModelInvalid, ModelUnsupported: the file is damaged, or nothing that this engine runs.
+        NotEnoughMemory: see `memory_limit`; the hint names what fits.
     """
 
     def __init__(
@@ -141,6 +164,7 @@ class Llama(ChatMethods, DecisionMethods):
         vocab_only: bool = False,
         prefix_cache: bool = True,
         prefix_cache_bytes: int | None = None,
+        picture_cache_bytes: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         memory_limit: int | None = None,
         rope_scaling: RopeScaling = None,
@@ -158,25 +182,41 @@ class Llama(ChatMethods, DecisionMethods):
             raise InvalidArgument(f"draft must be one of {known}, not {draft!r}")
         if n_parallel < 1:
             raise InvalidArgument(f"n_parallel must be at least 1, not {n_parallel}")
-        find_tower = _tower_finder(model_path, mmproj)
+        path = _existing(model_path)
+        find_file = _tower_finder(model_path, mmproj)
         self.model_path = str(model_path)
         self.seed = seed
-        mmap = None if use_mmap is None else int(use_mmap)
-        model = Model(
-            _existing(model_path),
+        factor = rope_factor(rope_scaling)
+        wanted = Wanted(
+            n_ctx=n_ctx,
+            kv_type=kv_type,
+            n_batch=n_batch,
+            n_parallel=n_parallel,
+            draft=draft,
             n_threads=n_threads,
-            use_mmap=mmap,
-            vocab_only=int(vocab_only),
-            rope_factor=rope_factor(rope_scaling),
+            prefix_cache_bytes=prefix_cache_bytes,
+            picture_cache_bytes=picture_cache_bytes,
+            memory_limit=memory_limit,
+            mapped=bool(use_mmap),
+            tower_named=mmproj is not None,
         )
-        drafts = DRAFTS[draft_sources(draft, model.info)]
+        tower = None if vocab_only or memory_limit is None else tower_shape(find_file)
+        planned = None if vocab_only else plan(path, factor, wanted, tower)
+        model = Model(
+            path,
+            n_threads=n_threads,
+            use_mmap=None if use_mmap is None else int(use_mmap),
+            vocab_only=int(vocab_only),
+            rope_factor=factor,
+        )
         try:
-            sizes = fitting(
-                model, n_ctx, kv_type, n_batch, n_parallel, prefix_cache_bytes, memory_limit, drafts
-            )
+            sizes = decided(model, planned, tower, wanted)
         except BaseException:
             model.close()
             raise
+        drafts = DRAFTS[draft_sources(draft, model.info)]
+        if tower is not None and not sizes.vision:
+            find_file = _no_room_for(tower.bytes + sizes.encoding)
         settings = {
             "n_ctx": sizes.n_ctx,
             "n_batch": n_batch,
@@ -195,7 +235,10 @@ class Llama(ChatMethods, DecisionMethods):
             fingerprint=identity,
             disk=None if cache_dir is None else _disk_cache(cache_dir, identity()),
             batch=n_batch or 512,
-            find_tower=find_tower,
+            find_tower=find_file,
+            picture_bytes=kept_pictures(wanted),
+            most_scratch=None if memory_limit is None else sizes.encoding,
+            bounded=memory_limit is not None,
         )
         self._end_tokens = self._find_end_tokens()
         self._chat_template = chat_template
@@ -573,6 +616,7 @@ class Llama(ChatMethods, DecisionMethods):
         """What `eval` has made of the tokens so far, for `load_state`; also of calls before."""
         from .session import Snapshot
 
+        self._engine.check_pins()
         with self._engine.hold_first() as held, held.slot.timeline() as timeline:
             return Snapshot(timeline.tokens, (), timeline.keep(pinned=True))
 
@@ -762,9 +806,16 @@ def _tower_finder(
     if named is not None and not named.is_file():
         raise ModelNotFound(f"no vision file at {named}")
 
-    def find() -> Path:
-        from .vision import find_tower
+    return lambda: find_tower(Path(os.fsdecode(model_path)), named)
 
-        return find_tower(Path(os.fsdecode(model_path)), named)
 
-    return find
+def _no_room_for(tower: int) -> Callable[[], Path]:
+    """In place of finding a tower that the memory limit leaves out."""
+
+    def refuse() -> Path:
+        raise NotEnoughMemory(
+            f"the vision tower takes {tower / 1e9:.2f} GB, memory_limit leaves less",
+            hint="give a larger memory_limit, or name the tower with mmproj: contexts get less",
+        )
+
+    return refuse

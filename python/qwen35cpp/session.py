@@ -35,7 +35,9 @@ class Snapshot:
     """Where a session stood. As long as it is referred to, going back costs no reading.
 
     Snapshots share the cache entries of what they have in common; each holds a copy of the
-    recurrent state (19 MB for 0.8B and 2B, 50 MB for 4B and 9B).
+    recurrent state (19 MB for 0.8B and 2B, 50 MB for 4B and 9B). With `memory_limit` they count
+    against the part of the prefix cache: a session that could not keep one more raises
+    NotEnoughMemory before it works.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Session:
         return answer
 
     def _resuming(self, request: Request) -> Request:
+        self._llama._engine.check_pins()
         self._reached: Node | None = None
 
         def pin(slot: Slot) -> None:
@@ -189,7 +192,9 @@ class Session:
         """Goes to where a saved session of the same model and settings stood.
 
         Raises:
-            StateInvalid: the file is damaged, or belongs to another model, kv_type or version.
+            StateInvalid: the file is damaged, or belongs to another model (told by its metadata and
+                samples of every tensor), kv_type, rope_scaling or version.
+            NotEnoughMemory: `memory_limit` leaves no room for it.
             FileError: it cannot be read.
         """
         header, node = self._llama._engine.load_node(Path(path))

@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -518,8 +519,42 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_turns(tiny: Llama) -> 
     assert kept[0] == talk[0]
     assert kept[1]["role"] == "user"
     assert kept[1:-1] == talk[-len(kept[1:-1]) :]
-    assert tiny.n_ctx() // 2 < answer.usage.prompt_tokens <= (tiny.n_ctx() - 4) * 3 // 4
+    assert tiny.n_ctx() // 2 < answer.usage.prompt_tokens <= tiny.n_ctx() - 4
     short = tiny.chat(talk[-3:], overflow="drop", **options)
     assert short.messages[:-1] == talk[-3:]
     with pytest.raises(InvalidArgument, match="overflow"):
         tiny.chat("x", overflow="shift")  # type: ignore[call-overload]
+
+
+def test_turns_are_dropped_in_steps(tiny: Llama) -> None:
+    """A client that always sends the whole conversation does not have it read again each time."""
+    talk = [{"role": "system", "content": "Be brief."}]
+    first = []
+    for i in range(30):
+        talk += [{"role": "user", "content": f"Question {i}? " * (tiny.n_ctx() // 60)}]
+        asked = tiny._chat().request(talk, {"overflow": "drop", "max_tokens": 4}, seed=0)
+        assert asked.messages[0] == talk[0]
+        assert asked.messages[-1] == talk[-1]
+        assert len(asked.request.tokens) <= tiny.n_ctx() - 4
+        first.append(talk.index(asked.messages[1]))
+        talk += [{"role": "assistant", "content": f"Answer {i}."}]
+    assert first == sorted(first)
+    steps = [b - a for a, b in pairwise(first) if b != a]
+    assert len(steps) >= 2
+    assert all(step > 2 for step in steps[:-1])  # several turns at once
+
+
+def test_a_session_keeps_its_system_prompt(tiny: Llama) -> None:
+    session = tiny.session(system="Be brief.")
+    options: dict[str, Any] = {"max_tokens": 4, "temperature": 0, "think": False}
+    question = "Where is the ball that was on the table? " * 50
+    for _ in range(3):
+        session.chat(question, **options)
+    with pytest.raises(ContextTooLong):
+        session.chat(question, **options)
+    known = len(session.messages)
+    for _ in range(4):
+        session.chat(question, overflow="drop", **options)
+        assert session.messages[0] == {"role": "system", "content": "Be brief."}
+        assert session.messages[1]["role"] == "user"
+    assert len(session.messages) < known + 8

@@ -13,6 +13,7 @@ import pytest
 
 import qwen35cpp
 import tiny_gguf
+from qwen35cpp.cli import main
 
 SETTINGS = ["--raw", "--max-tokens", "12", "--seed", "5"]
 
@@ -176,12 +177,52 @@ def test_doctor_knows_this_computer() -> None:
     assert report["extras"]["video"] is True  # its package is one of those for the tests
     assert "dev" not in report["extras"]
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
-    assert report["models"]["0.8B"]["Q4_K_M"] < report["models"]["9B"]["BF16"]
+    # Tensors of files that `convert` makes, and what a context and a process take besides.
+    assert 0.53e9 < report["models"]["0.8B"]["Q4_K_M"] < 0.9e9
+    assert 17.9e9 < report["models"]["9B"]["BF16"] < 19e9
     for contexts in report["contexts"].values():
         assert 0 <= contexts["f16"] <= contexts["q8_0"] <= contexts["iq4_nl"] <= 262_144
     assert report["contexts"]["0.8B"]["iq4_nl"] >= report["contexts"]["9B"]["iq4_nl"]
     assert b"longest context" in q35("doctor").stdout
     assert json.loads(q35("doctor", "--json", QWEN35_ISA="scalar").stdout)["cpu"]["isa"] == "scalar"
+
+
+def test_memory_is_bounded_from_the_command_line(tmp_path: Path) -> None:
+    cache = tmp_path / "states"
+    prompt = "Once there was a girl named Mia. " * 20
+    options = ["--raw", "-n", "4", "--json", "--memory-limit", "400MB", "-t", "1"]
+    reads = []
+    for _ in range(2):
+        done = q35("run", "tiny", prompt, *options, "--cache-dir", str(cache))
+        assert done.returncode == 0, done.stderr
+        reads.append(json.loads(done.stdout)["usage"]["cached_tokens"])
+    assert reads[0] == 0
+    assert reads[1] > 64  # the state of the first run
+    refused = q35("run", "tiny", prompt, *options[:-4], "-c", "262144", "--memory-limit", "90 MB")
+    assert refused.returncode == 1
+    assert b"there are 0.09 GB" in refused.stderr
+    assert q35("run", "tiny", "x", "--memory-limit", "much").returncode == 2
+
+
+def test_the_context_is_stretched_from_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fitted(*options: str) -> dict[str, int]:
+        assert main(["fit", "tiny", "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    plain, yarn = fitted(), fitted("--rope-scaling", "yarn", "--rope-factor", "2")
+    assert (plain["n_ctx"], yarn["n_ctx"]) == (262_144, 524_288)
+    assert yarn["kv"] == 2 * plain["kv"]
+    assert fitted("--draft", "off")["kv"] == plain["kv"] * 2 // 3  # without the MTP layer
+    assert main(["fit", "tiny", "--rope-factor", "2"]) == 1
+    assert "needs --rope-scaling" in capsys.readouterr().err
+    base = ["run", "tiny", "Once there was", "--raw", "-n", "4", "-c", "64", "--json"]
+    chances = []
+    for options in ([], ["--rope-scaling", "yarn"]):
+        assert main([*base, "--temp", "0", "--logprobs", "0", *options]) == 0
+        chances.append(json.loads(capsys.readouterr().out)["logprobs"])
+    assert chances[0] != chances[1]
 
 
 def test_bench_measures(tiny_model: Callable[..., tiny_gguf.TinyModel]) -> None:

@@ -33,6 +33,17 @@ def tiny() -> Iterator[Llama]:
         yield llama
 
 
+def test_long_conversations_lose_turns_when_asked() -> None:
+    lines = [f"Question {i}? " * 40 for i in range(6)]
+    small = ["--temp", "0", "-n", "4", "-t", "1", "-c", "512", "--system", "Be brief.", "--json"]
+    plain = chat(*lines, options=small)
+    assert plain.returncode == 1
+    assert "the context holds 512" in plain.stderr
+    cut = chat(*lines, options=[*small, "--overflow", "drop"])
+    assert cut.returncode == 0, cut.stderr
+    assert len(cut.stdout.splitlines()) == len(lines)
+
+
 def answer(llama: Llama, *said: str, system: str | None = None) -> str:
     """What the model says to the last message, greedily as the command line does."""
     history: list[dict[str, str]] = []

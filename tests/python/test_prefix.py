@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from qwen35cpp.convert import info
 
+import tiny_gguf
 from qwen35cpp import Llama, Text
 from qwen35cpp._prefix import Markers, Node, Plan, Tree, state_file
 from qwen35cpp._prefix.boundaries import GRID
 from qwen35cpp.errors import InvalidArgument, StateInvalid
+from qwen35cpp.vision import Picture, Span
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = "Answer in one short sentence. Use only what the user wrote, and do not guess. " * 4
@@ -85,6 +91,48 @@ def test_the_places_of_a_chat() -> None:
     assert not markers.keeps_answer([*tokens, 8])
     assert markers.keeps_answer([*tokens, 9, 8])
     assert list(Markers().places(tokens)) == []
+
+
+def test_a_state_is_kept_behind_the_tools() -> None:
+    def look_up(city: str) -> str:
+        """Weather of a city."""
+        return city
+
+    def asked(llm: Llama, question: str) -> Any:
+        return llm.chat(question, system=SYSTEM, tools=[look_up], **GREEDY)
+
+    with Llama.tiny(n_ctx=2048, n_threads=1) as llm:
+        first = asked(llm, "Where is the red ball?")
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Where"}]
+        ids = llm._chat().render(messages, tools=[look_up], thinking=False).ids
+        behind = min(llm._engine.cache.markers.places(ids))
+        assert llm.decode(ids[:behind], special=True).endswith("<|im_end|>\n")
+        assert "look_up" in llm.decode(ids[:behind])
+        ends = [node.end for node in llm._engine.cache.tree.nodes() if node.restorable]
+        assert behind // GRID * GRID in ends
+        second = asked(llm, "Something else: what is on the table?")
+        assert first.usage.cached_tokens == 0
+        assert second.usage.cached_tokens >= behind // GRID * GRID
+
+
+def test_a_state_is_kept_behind_a_picture() -> None:
+    picture = Picture(np.full((96, 64, 3), 7, np.uint8))  # 6 tokens
+    plan = Plan(300, [Span(41, picture)], 512)
+    assert plan.snapshots(0, [130], 0) == {47, 47 + 64}  # text is counted from its end
+    assert plan.fits(47)
+    assert not plan.fits(45)
+    with Llama.tiny(n_ctx=2048, n_threads=1) as llm:
+        tower = llm._engine.tower()
+        answers = [
+            llm.chat(question, images=[picture], system=SYSTEM, **GREEDY)
+            for question in ("How many shapes are there?", "What colour is the circle?")
+        ]
+        before = len(llm.tokenize(SYSTEM))
+        assert answers[0].usage.cached_tokens == 0
+        assert answers[1].usage.cached_tokens > before + picture.n_tokens
+        ends = [node.all_tokens() for node in llm._engine.cache.tree.nodes() if node.restorable]
+        assert any(tokens[-1] == picture.ids()[-1] for tokens in ends)
+        assert tower.encoded == 1
 
 
 # ---- results do not change -----------------------------------------------------------------------
@@ -201,6 +249,21 @@ def test_the_tree_keeps_every_token_and_its_entries() -> None:
         path, common = tree.walk(tokens)
         assert common == len(tokens) == path[-1].end
         assert path[-1].snapshot
+
+
+def test_a_long_conversation_is_a_long_chain() -> None:
+    tree = Tree(1 << 30, bounded=True)
+    for n in range(1, 3000):
+        node = tree.add([7] * n, None)
+    node.pins = 1
+    first = node.path()[0]
+    assert (first.end, node.end) == (1, 2999)
+    assert node.root is tree.root
+    assert first.pinned
+    node.pins = 0
+    assert not first.pinned
+    tree.remove(node)
+    assert not list(tree.nodes())
 
 
 def test_the_least_useful_goes_first() -> None:
@@ -326,6 +389,66 @@ def test_sessions_are_saved_and_loaded(tmp_path: Path) -> None:
             llm.session().load(path)
         with pytest.raises(InvalidArgument, match="another Llama"):
             llm.session().restore(foreign)
+
+
+def test_a_state_of_another_model_is_refused(
+    tmp_path: Path, tiny_model: Callable[..., tiny_gguf.TinyModel]
+) -> None:
+    """Two models that differ in the smallest tensor: in shape, size and settings they are equal."""
+    path, other, copy = tiny_model(type="Q8_0").path, tmp_path / "b.gguf", tmp_path / "a.gguf"
+    data = bytearray(Path(path).read_bytes())
+    copy.write_bytes(data)
+    norm = next(t for t in info(path).tensors if t.name == "blk.2.post_attention_norm.weight")
+    values = np.frombuffer(data, np.float32, norm.bytes // 4, norm.offset)
+    values[:] = values * np.float32(1.01)
+    other.write_bytes(data)
+
+    def ask(model: Path, cache: Path | None = None) -> int:
+        with Llama(model, n_ctx=512, n_threads=1, cache_dir=cache) as llm:
+            text = llm.generate("Once upon a time there was a dog. " * 9, max_tokens=2)
+            return text.usage.cached_tokens
+
+    with Llama(path, n_ctx=512, n_threads=1) as llm:
+        session = llm.session()
+        session.generate("Once upon a time", max_tokens=2, temperature=0)
+        session.save(tmp_path / "state")
+    with Llama(copy, n_ctx=512, n_threads=1) as llm:
+        llm.session().load(tmp_path / "state")
+    with (
+        Llama(other, n_ctx=512, n_threads=1) as llm,
+        pytest.raises(StateInvalid, match="saved with another model"),
+    ):
+        llm.session().load(tmp_path / "state")
+    cache = tmp_path / "states"
+    assert ask(Path(path), cache) == 0
+    assert ask(other, cache) == 0
+    assert ask(copy, cache) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of open files are read from /proc")
+def test_a_state_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of what the system is asked for; no test can cut the power."""
+    done: list[tuple[str, str]] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        done.append(("sync", Path(f"/proc/self/fd/{handle}").readlink().name))
+        sync(handle)
+
+    def renamed(self: Path, to: Path) -> Path:
+        done.append(("rename", to.name))
+        return replace(self, to)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    state_file.write(
+        tmp_path / "s", model="m", start=0, tokens=[1], entries=b"e", snapshot=None, logits=False
+    )
+    assert [what for what, _ in done] == ["sync", "rename", "sync"]
+    assert done[0][1].endswith(".partial")
+    assert [name for _, name in done[1:]] == ["s", tmp_path.name]
 
 
 def test_damaged_states_are_refused(tmp_path: Path) -> None:

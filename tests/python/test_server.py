@@ -581,6 +581,39 @@ def test_a_request_has_its_time(llama: Llama) -> None:
         assert joined(chunks[1:-1])
 
 
+def test_long_conversations_lose_their_oldest_turns_when_it_is_switched_on() -> None:
+    rules = {"role": "system", "content": "Be brief."}
+    talk: list[Any] = [rules]
+    for i in range(40):
+        talk += [{"role": "user", "content": f"Question {i}? " * 9}]
+        talk += [{"role": "assistant", "content": f"Answer {i}."}]
+    talk += [{"role": "user", "content": "And the last one?"}]
+    chat = {"messages": talk, "max_tokens": 2, "think": False, "temperature": 0}
+    claude = {**chat, "system": rules["content"], "messages": talk[1:]}
+    del claude["think"]
+    with Llama.tiny(n_ctx=1024, n_threads=1) as llama:
+        with serving(llama, Settings(port=0)) as url, httpx.Client(base_url=url) as client:
+            answer = client.post("/v1/chat/completions", json=chat)
+            assert answer.status_code == 400
+            assert "context" in answer.json()["error"]["message"]
+        asked = llama._chat().request(
+            talk, {"overflow": "drop", "max_tokens": 2}, think=False, seed=0
+        )
+        assert asked.messages[0] == rules
+        assert 2 < len(asked.messages) < len(talk)
+        settings = Settings(port=0, overflow="drop")
+        with serving(llama, settings) as url, httpx.Client(base_url=url) as client:
+            for stream in (False, True):
+                body = {**chat, "stream": stream, "stream_options": {"include_usage": True}}
+                answer = client.post("/v1/chat/completions", json=body)
+                assert answer.status_code == 200, answer.text
+                last = [*events(iter(answer.text.splitlines()))][-1] if stream else answer.json()
+                assert last["usage"]["prompt_tokens"] == len(asked.request.tokens)
+            answer = client.post("/v1/messages", json=claude)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["usage"]["input_tokens"] <= 1024
+
+
 def test_half_sent_requests_hold_nobody_up(client: Any, url: str) -> None:
     port = int(url.rsplit(":", 1)[1])
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"

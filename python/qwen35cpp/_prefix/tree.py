@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .._handles import Buffer
+from ..errors import NotEnoughMemory
 
 
 class Holder(Protocol):
@@ -53,7 +54,10 @@ class Node:
     @property
     def root(self) -> Node:
         """The beginning of its tree."""
-        return self if self.parent is None else self.parent.root
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node
 
     @property
     def restorable(self) -> bool:
@@ -68,7 +72,13 @@ class Node:
     @property
     def pinned(self) -> bool:
         """Whether a session stands here or behind."""
-        return self.pins > 0 or any(child.pinned for child in self.children.values())
+        waiting = [self]  # no recursion: a long conversation is a long chain
+        while waiting:
+            node = waiting.pop()
+            if node.pins > 0:
+                return True
+            waiting += node.children.values()
+        return False
 
     def path(self) -> list[Node]:
         """The nodes from below the root to this one."""
@@ -100,10 +110,14 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class Tree:
-    """All that is kept, within a limit of bytes."""
+    """All that is kept, within a limit of bytes.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    What sessions hold is counted but never dropped; `bounded`: `check_pins` keeps that within the
+    limit as well.
+    """
+
+    def __init__(self, limit: int, *, bounded: bool = False) -> None:
+        self.limit, self.bounded = limit, bounded
         self.token_bytes = 0  # set with the first session
         self.lock = threading.RLock()
         self._clock = 0.0
@@ -122,6 +136,21 @@ class Tree:
     def n_bytes(self) -> int:
         """Bytes in memory. Summed when asked, so that an interrupt cannot leave it wrong."""
         return sum(node.n_bytes for node in self.nodes())
+
+    def check_pins(self, more: int) -> None:
+        """Refuses one more state of `more` bytes when what sessions hold leaves no room for it.
+
+        Raises:
+            NotEnoughMemory: the tree is bounded, and it would go beyond its limit.
+        """
+        with self.lock:
+            held = self._held()
+        if self.bounded and held + more > self.limit:
+            raise NotEnoughMemory(
+                f"the snapshots of sessions take {held / 1e6:.0f} MB, one more takes "
+                f"{more / 1e6:.0f} MB, the memory limit leaves {self.limit / 1e6:.0f} MB for them",
+                hint="let go of snapshots and sessions, or give prefix_cache_bytes a larger part",
+            )
 
     def walk(self, tokens: Sequence[int]) -> tuple[list[Node], int]:
         """The nodes that lie wholly on `tokens`, and how many tokens the tree has in common."""
@@ -179,12 +208,12 @@ class Tree:
     def remove(self, node: Node) -> None:
         """Takes out a node with all behind it, and nodes before it that lead nowhere any more."""
         parent = node.parent
-        if parent is None:
-            return
-        parent.children.pop(node.tokens[0], None)
-        node.parent = None
-        if parent is not self.root and not (parent.children or parent.restorable or parent.pins):
-            self.remove(parent)
+        while parent is not None:
+            parent.children.pop(node.tokens[0], None)
+            node.parent = None
+            if parent is self.root or parent.children or parent.restorable or parent.pins:
+                return
+            node, parent = parent, parent.parent
 
     def least_useful(self, keep: Node | None = None) -> Node | None:
         """The node whose bytes save least work, unless it is pinned or `keep`.
@@ -205,6 +234,20 @@ class Tree:
         if best is not None:
             self._clock = max(self._clock, least)
         return best
+
+    def _held(self) -> int:
+        """Bytes that cannot be dropped: snapshots of sessions, and entries on the way to them."""
+        total, seen = 0, {id(self.root)}
+        for pinned in self.nodes():
+            if not pinned.pins:
+                continue
+            total += len(pinned.snapshot or b"")
+            node: Node | None = pinned
+            while node is not None and id(node) not in seen:
+                seen.add(id(node))
+                total += len(node.entries or b"")
+                node = node.parent
+        return total
 
     @staticmethod
     def _freed(node: Node) -> int:

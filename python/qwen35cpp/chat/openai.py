@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from .._compat import warn_ignored
 from .._request import Progress, Stop
@@ -58,6 +58,7 @@ class ChatCompletionOptions(TypedDict, total=False):
     model: str | None  # the name to report
     user: str | None
     progress: Progress | None  # as in `Llama.generate`
+    overflow: Literal["error", "drop"]  # "drop": too long a conversation loses its oldest turns
 
 
 class ChatCompletionMessage(Record):
@@ -116,7 +117,7 @@ class ChatCompletionChunk(Record):
 _NAMES = {"repeat_penalty": "repetition_penalty"}
 _PASSED = frozenset({
     "temperature", "top_p", "min_p", "top_k", "frequency_penalty", "presence_penalty",
-    "repeat_penalty", "stop", "progress",
+    "repeat_penalty", "stop", "progress", "overflow",
 })  # fmt: skip
 _SWITCHES = frozenset({"enable_thinking", "add_vision_id"})
 

@@ -26,19 +26,25 @@ def drop_turns(
 ) -> tuple[Sequence[Message], Rendered]:
     """The messages that fit, and what they are as tokens.
 
-    System messages at the beginning and the last question stay. When turns must go, so many do that
-    a quarter of the room is free: the prompts that follow then grow at their end for a while,
-    instead of being read again every time.
+    System messages at the beginning and the last question stay. Turns go in steps of a quarter of
+    the room, counted from the beginning: prompts then grow at their end for a while, instead of
+    being read again every time, also those of a client that always sends the whole conversation.
     """
-    if n_tokens(rendered) <= room:
+    total = n_tokens(rendered)
+    if total <= room:
         return messages, rendered
     head = 0
     while head < len(messages) and messages[head].get("role") in ("system", "developer"):
         head += 1
-    starts = [i for i in range(head, len(messages)) if messages[i].get("role") == "user"]
-    for start in starts[1:]:
-        messages_left = [*messages[:head], *messages[start:]]
-        rendered = render(messages_left)
-        if n_tokens(rendered) <= room * 3 // 4 or start == starts[-1]:
-            return messages_left, rendered
-    return messages, rendered
+    starts = [i for i in range(head, len(messages)) if messages[i].get("role") == "user"][1:]
+    if not starts:
+        return messages, rendered
+    step = max(room // 4, 1)
+    goal = -(-(total - room) // step) * step  # tokens that go at least
+    low, high = 0, len(starts) - 1
+    while low < high:
+        middle = (low + high) // 2
+        gone = total - n_tokens(render([*messages[:head], *messages[starts[middle] :]]))
+        low, high = (low, middle) if gone >= goal else (middle + 1, high)
+    left = [*messages[:head], *messages[starts[low] :]]
+    return left, render(left)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidArgument
 
 if TYPE_CHECKING:
     from ..chat.conversation import ChatStream
@@ -51,6 +54,68 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rope(parser: argparse.ArgumentParser) -> None:
+    """Stretching of the context, for commands that look at or use one; see rope_scaling."""
+    parser.add_argument(
+        "--rope-scaling",
+        choices=("yarn",),
+        help="stretch the context beyond what the model was trained for, for a little precision",
+    )
+    parser.add_argument(
+        "--rope-factor", type=float, metavar="X", help="how far --rope-scaling stretches (4)"
+    )
+
+
+def rope_scaling(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The argument of Llama that add_rope asked for."""
+    if args.rope_scaling is None:
+        if args.rope_factor is not None:
+            raise InvalidArgument("--rope-factor needs --rope-scaling yarn")
+        return None
+    factor = 4.0 if args.rope_factor is None else args.rope_factor
+    return {"rope_type": args.rope_scaling, "factor": factor}
+
+
+def size(text: str) -> int:
+    """An argparse type: bytes such as "6GB", "1.5g" or "800MB", powers of 1,000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", text.strip().lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 6GB or 800MB, not {text!r}")
+    value = round(float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2]])
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1 byte")
+    return value
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """What bounds the memory of a model, and stretches its context."""
+    parser.add_argument(
+        "--memory-limit",
+        type=size,
+        metavar="SIZE",
+        help="what the process may take, e.g. 6GB: context and --kv auto are chosen to fit",
+    )
+    add_rope(parser)
+
+
+def add_cache_dir(parser: argparse.ArgumentParser) -> None:
+    """Where states outlive a command that generates."""
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help="keep what took long to read here, for the next start"
+    )
+
+
+def add_overflow(parser: argparse.ArgumentParser) -> None:
+    """What happens to conversations that are too long."""
+    parser.add_argument(
+        "--overflow",
+        choices=("error", "drop"),
+        default="error",
+        help="a conversation too long for the context is refused, or loses its oldest turns; its "
+        "system prompt stays (default: error)",
+    )
+
+
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that generates text; see generation_options."""
     parser.add_argument("-n", "--max-tokens", type=positive, metavar="N", help="tokens at most")
@@ -66,6 +131,8 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     parser.add_argument("--stats", action="store_true", help="figures on standard error")
     add_kv(parser)
+    add_limit(parser)
+    add_cache_dir(parser)
     add_draft(parser, "auto")
 
 
@@ -147,6 +214,9 @@ def open_llama(args: argparse.Namespace, **more: Any) -> Llama:
         draft=args.draft,
         mmproj=args.mmproj,
         chat_template=getattr(args, "chat_template", None),
+        memory_limit=args.memory_limit,
+        cache_dir=args.cache_dir,
+        rope_scaling=rope_scaling(args),
         **more,
     )
 

@@ -15,6 +15,7 @@ from ._common import (
     add_chat,
     add_generation,
     add_model,
+    add_overflow,
     add_pictures,
     figures,
     generation_options,
@@ -52,6 +53,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     add_chat(parser)
     add_pictures(parser)
     add_generation(parser)
+    add_overflow(parser)
     parser.set_defaults(run=run)
 
 
@@ -130,7 +132,7 @@ class _Chat:
         """Answers `messages`, which become the conversation when that worked."""
         progress = Progress("reading", quiet=self._args.quiet)
         options = {**self._options, "progress": progress, "think": self._think}
-        options["budget"] = self._args.budget
+        options["budget"], options["overflow"] = self._args.budget, self._args.overflow
         options["thinking_budget"] = None if self._think is False else self._args.thinking_budget
         said: list[str] = []
         try:

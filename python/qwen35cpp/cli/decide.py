@@ -12,7 +12,9 @@ from ..errors import InvalidArgument
 from ._common import (
     Commands,
     Progress,
+    add_cache_dir,
     add_kv,
+    add_limit,
     add_model,
     add_pictures,
     add_template,
@@ -63,6 +65,8 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     add_template(parser)
     add_kv(parser)
+    add_limit(parser)
+    add_cache_dir(parser)
     add_pictures(parser)
     parser.set_defaults(run=run, draft="off", usage_error=parser.error)
 

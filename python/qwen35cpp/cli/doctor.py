@@ -7,29 +7,26 @@ import os
 import platform
 import re
 import struct
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import _native
-from .._memory import SMALLEST, memory
+from .._handles import Model, Tensor
+from .._header import Header
+from .._load import Estimate, Wanted
+from .._memory import KV_CHOICES, largest_context, memory, resident
 from ._common import Commands, human_bytes, print_json
 
-# Tensor bytes without the multi-token-prediction layer, from the shapes of the four models.
-_WEIGHTS = {
-    "0.8B": {"Q4_K_M": 518_335_744, "Q8_0": 800_881_920, "BF16": 1_505_783_040},
-    "2B": {"Q4_K_M": 1_263_435_008, "Q8_0": 2_001_050_880, "BF16": 3_764_747_520},
-    "4B": {"Q4_K_M": 2_697_836_544, "Q8_0": 4_471_435_264, "BF16": 8_413_425_664},
-    "9B": {"Q4_K_M": 5_618_141_184, "Q8_0": 9_516_533_760, "BF16": 17_909_729_280},
-}
-# Bytes of keys and values per token (f16) and of the recurrent state.
-_CACHE = {"0.8B": (12_288, 20_201_472), "2B": (12_288, 20_201_472)}
-_LARGE_CACHE = (32_768, 52_690_944)  # 4B, 9B
+if TYPE_CHECKING:
+    from ..convert.metadata import Metadata
+
 _CONTEXT = 8192  # tokens in the estimate
-_NATIVE = 262_144  # the context that the models were trained for
-# Bytes of 256 values in a cache of each type: f16; bytes and a scale; nibbles and a scale.
-_CACHE_ROWS = {"f16": 512, "q8_0": 260, "iq4_nl": 132}
+_TYPES = ("Q4_K_M", "Q8_0", "BF16")  # of files
 _FOR_DEVELOPERS = {"test", "reference", "dev"}  # extras that give users no feature
-_WORKING = 200_000_000  # interpreter, vocabulary and scratch of a 512-token batch
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -40,6 +37,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does the work."""
+    estimators = _estimators()
     total, available = memory()
     report: dict[str, Any] = {
         "version": _native.version(),
@@ -50,12 +48,8 @@ def run(args: argparse.Namespace) -> int:
         "usable_cores": _usable_cores(),
         "extras": extras(),
         "memory": {"total": total, "available": available},
-        "models": {
-            size: {kind: _need(size, kind) for kind in kinds} for size, kinds in _WEIGHTS.items()
-        },
-        "contexts": {
-            size: {kv: _longest(size, kv, available) for kv in _CACHE_ROWS} for size in _WEIGHTS
-        },
+        "models": {size: each.models() for size, each in estimators.items()},
+        "contexts": {size: each.contexts(available) for size, each in estimators.items()},
     }
     if args.json:
         print_json(report)
@@ -90,17 +84,67 @@ def _installed(package: str) -> bool:
     return True
 
 
-def _need(size: str, kind: str) -> int:
-    per_token, state = _CACHE.get(size, _LARGE_CACHE)
-    return _WEIGHTS[size][kind] + per_token * _CONTEXT + state + _WORKING
+class _Estimator:
+    """What `fit` says about a file of a published size, which need not be here."""
+
+    def __init__(self, size: str, folder: Path, words: Metadata, process: int) -> None:
+        """`words`: metadata of a vocabulary; `process`: bytes of an interpreter without a model."""
+        from ..convert import published
+
+        path = folder / size
+        published.write_header(path, size, words)
+        before = resident()
+        model = Model(bytes(path), vocab_only=1)
+        process += resident() - before
+        try:
+            made = Estimate(model, _header(size, _TYPES[0]), None, Wanted(), process)
+            self._native = {kind: made.needs(kind, model.info.n_ctx_train) for kind in KV_CHOICES}
+        finally:
+            model.close()
+        self._weights = {kind: _header(size, kind).weights for kind in _TYPES}
+
+    def models(self) -> dict[str, int]:
+        """Bytes with a context of usual length, by the type of the file."""
+        needs = self._native["f16"].with_context(_CONTEXT)
+        return {
+            kind: replace(needs, weights=weights, cache=0).total
+            for kind, weights in self._weights.items()
+        }
+
+    def contexts(self, available: int) -> dict[str, int]:
+        """The longest context of a Q4_K_M file in this memory, by the type of the cache."""
+        return {
+            kind: largest_context(replace(needs, cache=0), available)
+            for kind, needs in self._native.items()
+        }
 
 
-def _longest(size: str, kv: str, available: int) -> int:
-    """The longest context of a Q4_K_M file in this memory, 0 when none of 512 tokens fits."""
-    per_token, state = _CACHE.get(size, _LARGE_CACHE)
-    left = available - _WEIGHTS[size]["Q4_K_M"] - state - _WORKING
-    found = min(_NATIVE, left * _CACHE_ROWS["f16"] // (per_token * _CACHE_ROWS[kv]))
-    return found if found >= SMALLEST else 0
+def _header(size: str, kind: str) -> Header:
+    """The header of a file, from the shapes of its tensors."""
+    from ..convert import published
+    from ..convert.ggml_types import FileType
+
+    tensors = [
+        Tensor(spec.name, spec.type, _four(spec.ne), spec.bytes)
+        for spec in published.tensors(size, FileType[kind])
+    ]
+    return Header.of(tensors, {})
+
+
+def _four(ne: Sequence[int]) -> tuple[int, int, int, int]:
+    first, second, third, fourth = (*ne, 1, 1, 1)[:4]
+    return first, second, third, fourth
+
+
+def _estimators() -> dict[str, _Estimator]:
+    process = resident()  # before the converter is imported
+    from ..convert import published
+
+    words = published.placeholder_tokenizer().metadata()
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            size.upper(): _Estimator(size, Path(folder), words, process) for size in published.SIZES
+        }
 
 
 def _print(report: dict[str, Any]) -> None:

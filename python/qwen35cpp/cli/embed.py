@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError, InvalidArgument
-from ._common import Commands, Progress, add_kv, add_model, open_llama, positive, print_json
+from ._common import (
+    Commands,
+    Progress,
+    add_kv,
+    add_limit,
+    add_model,
+    open_llama,
+    positive,
+    print_json,
+)
 from ._files import replacing
 
 if TYPE_CHECKING:
@@ -42,7 +51,8 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-c", "--ctx", type=positive, metavar="N", help="tokens of context")
     add_kv(parser)
-    parser.set_defaults(run=run, mmproj=None, draft="off")
+    add_limit(parser)
+    parser.set_defaults(run=run, mmproj=None, cache_dir=None, draft="off")
 
 
 def run(args: argparse.Namespace) -> int:

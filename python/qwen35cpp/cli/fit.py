@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from .. import _memory
+from .._handles import Model
+from .._header import Header
+from .._lazy_tower import find_tower
+from .._load import Estimate, Wanted, rope_factor, tower_shape
 from ..errors import ModelNotFound
-from ._common import Commands, add_kv, add_model, human_bytes, positive, print_json
+from ._common import (
+    Commands,
+    add_draft,
+    add_kv,
+    add_model,
+    add_rope,
+    human_bytes,
+    positive,
+    print_json,
+    rope_scaling,
+)
 
 _PARTS = {
     "weights": "weights",
     "vision": "vision tower",
+    "encoding": "scratch for a picture",
     "kv": "keys and values",
     "state": "recurrent state",
     "scratch": "scratch",
     "cache": "prefix cache, at most",
+    "pictures": "kept pictures, at most",
     "process": "process and vocabulary",
 }
 
@@ -32,8 +49,10 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parallel", type=positive, default=1, metavar="N", help="contexts in use at once"
     )
-    parser.add_argument("--mmproj", metavar="FILE", help="the vision tower")
+    parser.add_argument("--mmproj", metavar="FILE", help="the vision tower (default: looked for)")
     add_kv(parser)
+    add_rope(parser)
+    add_draft(parser, "auto")
     parser.set_defaults(run=run)
 
 
@@ -41,12 +60,25 @@ def run(args: argparse.Namespace) -> int:
     """Does the work."""
     if not Path(args.model).exists():
         raise ModelNotFound(f"there is no file {args.model!r}")
-    needs = estimate(args, args.kv)
+    path, mmproj = Path(args.model), None if args.mmproj is None else Path(args.mmproj)
+    tower = tower_shape(lambda: find_tower(path, mmproj))
+    header = Header.read(os.fsencode(path))
+    wanted = Wanted(n_threads=args.threads, n_parallel=args.parallel, draft=args.draft)
+    factor = rope_factor(rope_scaling(args))
+    model = Model(os.fsencode(path), vocab_only=1, rope_factor=factor)
+    try:
+        estimate = Estimate(model, header, tower, wanted)
+        n_ctx = args.ctx or model.info.n_ctx_train
+        exact = "f32" if header.float32 else "f16"
+        needs = estimate.needs(exact if args.kv == "auto" else args.kv, n_ctx)
+        others = [estimate.needs(kind, n_ctx) for kind in _memory.KV_CHOICES]
+    finally:
+        model.close()
     total, available = _memory.memory()
     # What this process has already counts as available.
     available += needs.process
     fits = needs.total <= available
-    smaller = {} if fits else _choices(args, needs, available)
+    smaller = {} if fits else _choices([needs, *others], available)
     if args.json:
         report = {**asdict(needs), "total": needs.total, "available": available, "fits": fits}
         print_json({**report, "choices": smaller})
@@ -64,38 +96,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def estimate(args: argparse.Namespace, kv_type: str) -> _memory.Needs:
-    """The memory of the model that the arguments describe."""
-    from .._handles import DRAFTS, KV_TYPES, Model
-    from .._load import draft_sources
-
-    model = Model(os.fsencode(args.model), vocab_only=1)
-    try:
-        n_ctx = args.ctx or model.info.n_ctx_train
-        process = _memory.resident()
-        draft = DRAFTS[draft_sources("auto", model.info)]
-        sizes = model.estimate(args.threads, n_ctx=n_ctx, kv_type=KV_TYPES[kv_type], draft=draft)
-    finally:
-        model.close()
-    from ..convert import info  # behind the measurement: it is not part of a process that generates
-
-    return _memory.Needs(
-        n_ctx=n_ctx,
-        kv_type="f16" if kv_type == "auto" else kv_type,
-        weights=info(args.model).tensor_bytes,
-        kv=sizes.kv * args.parallel,
-        state=sizes.state * args.parallel,
-        scratch=sizes.scratch,
-        vision=info(args.mmproj).tensor_bytes if args.mmproj else 0,
-        cache=_memory.default_cache(n_ctx, sizes.state),
-        process=process,
-    )
-
-
-def _choices(args: argparse.Namespace, needs: _memory.Needs, have: int) -> dict[str, int]:
-    """For each smaller way to store keys and values, the longest context that fits."""
-    found = {needs.kv_type: _memory.largest_context(needs, have)}
-    for kind in _memory.KV_CHOICES:
-        if kind not in found:
-            found[kind] = _memory.largest_context(estimate(args, kind), have)
-    return found
+def _choices(needs: Sequence[_memory.Needs], have: int) -> dict[str, int]:
+    """For each way to store keys and values, the longest context that fits."""
+    return {each.kv_type: _memory.largest_context(each, have) for each in needs}

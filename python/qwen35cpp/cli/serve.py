@@ -9,9 +9,12 @@ from pathlib import Path
 from ..errors import FileError
 from ._common import (
     Commands,
+    add_cache_dir,
     add_draft,
     add_kv,
+    add_limit,
     add_model,
+    add_overflow,
     add_template,
     open_llama,
     positive,
@@ -60,6 +63,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--mmproj", metavar="FILE", help="the vision tower (default: looked for)")
     add_template(parser)
     add_kv(parser)
+    add_limit(parser)
+    add_cache_dir(parser)
+    add_overflow(parser)
     add_draft(parser, "auto")
     parser.set_defaults(run=run)
 
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         parallel=args.parallel,
         queue=args.queue,
         timeout=args.timeout,
+        overflow=args.overflow,
     )
     serve = server.serve  # a missing package is said before the model is read
     cache = None if args.cache_mb is None else args.cache_mb << 20

@@ -145,15 +145,20 @@ class Context:
         self, job: Job | None, messages: Objects, options: Mapping[str, Any]
     ) -> list[ChatRequest]:
         """Checked requests, one for each answer."""
-        self.check(messages, options)
-        watched = dict(options) if job is None else job.stop.watched(dict(options))
+        self.check(messages, options, cut=job is not None)
+        watched = dict(options) if job is None else self.watched(job, options)
         return chat_requests(self.llama, messages, watched)
 
-    def check(self, messages: Objects, options: Mapping[str, Any]) -> None:
-        """Limits of a chat."""
+    def watched(self, job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of an answer that can be stopped, with the server's policy for long chats."""
+        return job.stop.watched({**options, "overflow": self.settings.overflow})
+
+    def check(self, messages: Objects, options: Mapping[str, Any], *, cut: bool = False) -> None:
+        """Limits of a chat. `cut`: turns of it may be dropped, so that its length is free."""
         check_options(options)
         check_media(messages, self.settings.max_images)
-        self.check_length(messages)
+        if not cut or self.settings.overflow == "error":
+            self.check_length(messages)
 
     def check_length(self, prompt: Any) -> None:
         """Refuses a prompt that is far too long, before it takes memory as tokens."""

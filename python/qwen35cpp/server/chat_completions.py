@@ -79,22 +79,22 @@ def chat_work(context: Context, data: bytes) -> tuple[Callable[[Job], Iterator[E
 def _whole(
     context: Context, job: Job, messages: Objects, options: dict[str, Any]
 ) -> Iterator[Event]:
-    context.check(messages, options)
+    context.check(messages, options, cut=True)
 
     def drain(stream: ChatStream) -> ChatText:
         text = job.stop.drain(stream)
         context.count(text)
         return text
 
-    yield openai.create(context.llama, messages, False, job.stop.watched(options), drain)
+    yield openai.create(context.llama, messages, False, context.watched(job, options), drain)
 
 
 def _stream(
     context: Context, job: Job, body: ChatBody, options: dict[str, Any], include_usage: bool
 ) -> Iterator[Event]:
-    context.check(body.messages, options)
+    context.check(body.messages, options, cut=True)
     report_progress(job, body, options, lambda progress: _progress_chunk(context.name, progress))
-    chosen = {**job.stop.watched(options), "stream_options": {"include_usage": True}}
+    chosen = {**context.watched(job, options), "stream_options": {"include_usage": True}}
     chunks: Any = openai.create(context.llama, body.messages, True, chosen)
     for chunk in chunks:
         if chunk.choices:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..errors import InvalidArgument
 
@@ -29,6 +30,8 @@ class Settings:
         timeout: seconds that a request may run; 0 is no limit.
         stalled: seconds after which a reader that takes nothing loses its stream.
         grace: seconds that running answers get at shutdown.
+        overflow: "drop" lets conversations that are too long for the context lose their oldest
+            turns, but not the system prompt; by default they are refused.
     """
 
     host: str = "127.0.0.1"
@@ -45,6 +48,7 @@ class Settings:
     timeout: float = 600.0
     stalled: float = 60.0
     grace: float = 10.0
+    overflow: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.api_keys:

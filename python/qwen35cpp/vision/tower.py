@@ -1,4 +1,4 @@
-"""The vision tower of a model: found, opened when the first picture comes, results kept."""
+"""The vision tower of a model and the rows of the pictures seen last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _interrupt
 from .._handles import Model, Vision
-from ..errors import Cancelled, ModelNotFound
+from .._lazy_tower import find_tower
+from ..errors import Cancelled, NotEnoughMemory
 from .prompt import View
 
 if TYPE_CHECKING:
@@ -19,38 +20,25 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-CACHE_BYTES = 256 << 20
-
-
-def find_tower(model_path: Path, mmproj: Path | None) -> Path:
-    """The file of the tower: the one named, else one beside the model, else the model's own.
-
-    Beside the model: `mmproj-NAME.gguf` for `NAME.gguf`, or the only file there whose name holds
-    `mmproj`.
-    """
-    if mmproj is not None:
-        if not mmproj.is_file():
-            raise ModelNotFound(f"no vision file at {mmproj}")
-        return mmproj
-    own = model_path.with_name(f"mmproj-{model_path.name}")
-    if own.is_file():
-        return own
-    beside = sorted(p for p in model_path.parent.glob("*mmproj*.gguf") if p.is_file())
-    return beside[0] if len(beside) == 1 else model_path
+__all__ = ["Tower", "find_tower"]
 
 
 class Tower:
     """A vision tower and the rows of the pictures seen last.
 
     Rows are kept under a digest of the pixels, up to `cache_bytes`, least recently used first out.
-    The caller makes sure that the model stays open during a call.
+    Pictures that need more than `most_scratch` bytes to be encoded are refused. The caller makes
+    sure that the model stays open during a call.
     """
 
-    def __init__(self, model: Model, path: Path, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, model: Model, path: Path, cache_bytes: int, most_scratch: int | None = None
+    ) -> None:
         self._handle = Vision(model, bytes(path))
         self.info = self._handle.info
         self._kept: OrderedDict[bytes, Floats] = OrderedDict()
         self._kept_bytes, self._cache_bytes = 0, cache_bytes
+        self._most_scratch = most_scratch
         self._lock = threading.Lock()
         self._encoding = False
         self.encoded = 0  # pictures that were not in the cache
@@ -74,12 +62,16 @@ class Tower:
 
         `stopped` says whether the caller was cancelled while it waited for the tower; then, and
         when cancel() is called, Cancelled is raised.
+
+        Raises:
+            NotEnoughMemory: the picture is larger than the memory limit allows.
         """
         with self._lock:
             found = self._kept.get(picture.digest)
             if found is not None:
                 self._kept.move_to_end(picture.digest)
                 return found
+            self._check_scratch(picture)
             frames = picture.frames()
             rows: list[Any] = []
 
@@ -99,6 +91,22 @@ class Tower:
             self._keep(picture.digest, rows[0])
             out: Floats = rows[0]
             return out
+
+    def _check_scratch(self, picture: View) -> None:
+        most = self._most_scratch
+        side = self.info.patch_size * self.info.merge_size
+        height, width = (side * n for n in picture.grid)
+        need = self._handle.scratch(height, width)
+        if most is None or need <= most:
+            return
+        pixels = height * width * most // need
+        raise NotEnoughMemory(
+            f"a picture of {width} x {height} pixels takes {need / 1e6:.0f} MB to be encoded, the "
+            f"memory limit leaves {most / 1e6:.0f} MB",
+            hint=f"what fits: budget=vision.Budget(max_pixels={pixels // 2**16 * 2**16})"
+            if pixels >= 1 << 17
+            else "give a larger memory_limit",
+        )
 
     def _keep(self, digest: bytes, rows: Floats) -> None:
         self._kept[digest] = rows
