@@ -20,6 +20,8 @@ POSITIONS = 300
 # Chunks on both sides of every limit: 1, 8 (few tokens), 9, 32 and 33 (a chunk of the delta rule).
 CUTS = [[1] * POSITIONS, [8] * 37 + [4], [9, 31, 32, 33, 64, 131], [299, 1], [5, 7, 288]]
 
+TIERS = ("scalar", "avx2", "avx_vnni", "avx512", "amx", "neon", "neon_dotprod", "neon_i8mm")
+
 
 def _eval_in(llm: Llama, tokens: list[int], cuts: list[int]) -> np.ndarray:
     assert sum(cuts) == len(tokens)
@@ -81,7 +83,7 @@ def test_tiers_agree(
     with Llama(path, n_ctx=64) as llm:
         tokens = random_tokens(llm.n_vocab(), 96, seed=5)
     results: dict[str, np.ndarray] = {}
-    for tier in ("scalar", "avx2", "avx_vnni", "avx512", "amx", "neon", "neon_dotprod", "neon_i8mm"):
+    for tier in TIERS:
         out = tmp_path / f"{tier}.npy"
         done = subprocess.run(
             [sys.executable, "-c", _TIER_SCRIPT, str(path), json.dumps(tokens), str(out)],
