@@ -7,10 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ._handles import Gguf, Tensor
+from ._native import system_info
 
 _INTEGERS = frozenset({0, 2, 4, 10})  # GGUF's unsigned types
 _F16, _F32, _BF16 = 1, 0, 30  # tensor types
 _HEAD_FIRST, _HEAD_USED = 32_768, 2048  # rows of the draft head, see csrc/runtime/draft_head.h
+
+_PACKED_ROWS, _PACKED_KEYS = 2048, 8 << 20  # see csrc/backend/cpu/scratch.h and vision.cpp
+
+
+def _up(n: int, step: int) -> int:
+    return -(-n // step) * step
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,23 @@ class TowerShape:
 
         See VisionForward::scratch_floats and CpuBackend::vision_bytes.
         """
-        floats = n_patches * (6 * self.n_embd + self.head_dim)
+        floats = 4 * n_patches * (6 * self.n_embd + self.head_dim)
+        if system_info()["isa"] == "amx":
+            return floats + self._packed(n_patches)
         wide = max(self.n_ff, self.n_embd, self.merged // 4)
-        return 4 * floats + (n_patches * wide * 13 // 4 if self.quantized else 0)
+        return floats + (n_patches * wide * 13 // 4 if self.quantized else 0)
+
+    def _packed(self, n_patches: int) -> int:
+        """Bytes of what is multiplied as bf16: the input of products, or keys and values."""
+        inputs = (
+            (n_patches, self.n_ff),
+            (n_patches, self.n_embd),
+            (n_patches // 4, self.merged),
+        )
+        rows = max(_up(min(n, _PACKED_ROWS), 16) * _up(k, 32) for n, k in inputs)
+        head = _up(n_patches, 256) * 2 * _up(self.head_dim, 32)
+        heads = max(1, min(self.n_embd // self.head_dim, _PACKED_KEYS // (2 * head)))
+        return 2 * max(rows, heads * head)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ RopeScaling = str | Mapping[str, Any] | None
 _BATCH = 512  # tokens evaluated at once where nothing else is said
 _PICTURES = 256 << 20  # bytes of kept rows of pictures where nothing else is said
 _PATCHES, _MOST_PATCHES = 4096, 65_536  # of a picture of a megapixel, and of the largest
-_THREADS = 1 << 20  # bytes of scratch that threads have for pictures
+_THREADS = 2 << 20  # bytes of scratch that threads have for pictures
 _MOST_DRAFTS, _TRAIL = 7, 32  # see csrc/model/state.h
 
 

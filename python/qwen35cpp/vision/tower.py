@@ -99,11 +99,15 @@ class Tower:
         need = self._handle.scratch(height, width)
         if most is None or need <= most:
             return
-        pixels = height * width * most // need
+        pixels = height * width
+        while (
+            pixels >= 1 << 17 and self._handle.scratch(side, pixels // side // side * side) > most
+        ):
+            pixels -= 1 << 16
         raise NotEnoughMemory(
             f"a picture of {width} x {height} pixels takes {need / 1e6:.0f} MB to be encoded, the "
             f"memory limit leaves {most / 1e6:.0f} MB",
-            hint=f"what fits: budget=vision.Budget(max_pixels={pixels // 2**16 * 2**16})"
+            hint=f"what fits: budget=vision.Budget(max_pixels={pixels})"
             if pixels >= 1 << 17
             else "give a larger memory_limit",
         )
