@@ -69,8 +69,9 @@ def convert(
     type_name: f32, bf16, f16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or iq4_xs. vision: `separate`
     writes the tower, if there is one, to `mmproj-<name>` beside `out_path`; `embed` puts it into
     the same file, which llama.cpp does not read; `none` drops it. vision_type: of the tower's
-    matrices, f32, f16, bf16 or q8_0; None is F16, or the type itself when it is a float type. mtp: include the prediction block when the checkpoint has one. progress is
-    called with (bytes done, bytes in all, tensor name) over all files.
+    matrices, f32, f16, bf16 or q8_0; None is F16, or the type itself when it is a float type. mtp:
+    include the prediction block when the checkpoint has one. progress is called with (bytes done,
+    bytes in all, tensor name) over all files.
 
     Each file appears complete or not at all. Raises CheckpointError for anything wrong with the
     checkpoint, DiskSpaceError, or ConversionError.

@@ -83,9 +83,7 @@ def test_every_type_loads(converted: Callable[..., Path], type_name: str) -> Non
 
 
 @pytest.mark.parametrize("vision_type", ["f16", "q8_0"])
-def test_projector_loads(
-    tmp_path: Path, converted: Callable[..., Path], vision_type: str
-) -> None:
+def test_projector_loads(tmp_path: Path, converted: Callable[..., Path], vision_type: str) -> None:
     path = converted("q8_0", r=2, tied=False)
     mmproj = tmp_path / "mmproj.gguf"
     quantize(path.with_name(f"mmproj-{path.name}"), mmproj, vision_type)

@@ -211,7 +211,7 @@ def test_a_tower_of_8_bits(tmp_path: Path, converted: Callable[..., Path]) -> No
 def test_types_that_a_tower_cannot_have(tmp_path: Path, converted: Callable[..., Path]) -> None:
     path = converted("f32")
     tower = path.with_name(f"mmproj-{path.name}")
-    with pytest.raises(ConversionError, match="q4_0.*f32, f16, bf16, q8_0"):
+    with pytest.raises(ConversionError, match="'q4_0': choose one of f32, f16"):
         quantize(tower, tmp_path / "q.gguf", "q4_0")
     with pytest.raises(ConversionError, match="q4_k"):
         convert(checkpoints.build(), tmp_path / "m.gguf", "q4_0", vision_type="q4_k")

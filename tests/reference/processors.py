@@ -3,7 +3,7 @@
     pip install --no-deps --target FOLDER torchvision==0.28.0     # as many as torch 2.13
     PYTHONPATH=FOLDER python tests/reference/processors.py [--write]
 
-The video processor needs torchvision, whose wheels want a torch with CUDA, so that the tests compare
+The video processor needs torchvision, whose wheels want a torch with CUDA: so the tests compare
 with the record. This program says whether the record still holds, or writes it.
 """
 
@@ -89,7 +89,7 @@ def _torchvision() -> None:
     import torch
 
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         for name in [name for name in sys.modules if name.startswith("torchvision")]:
             del sys.modules[name]

@@ -114,6 +114,7 @@ def render(
     add_generation_prompt: bool = True,
     add_vision_id: bool = False,
     expand: Expand = as_given,
+    check_count: Callable[[int], None] | None = None,
 ) -> Rendered:
     """Renders a conversation.
 
@@ -125,11 +126,15 @@ def render(
         add_generation_prompt: end with the head of the assistant's answer.
         add_vision_id: number the pictures ("Picture 1: ") over the conversation.
         expand: what each picture is shown as; videos are a time and a placeholder, again and again.
+        check_count: called with the number of pictures and videos, if any, before they are opened.
 
     Raises:
         InvalidArgument: a message cannot be rendered; the text names its index.
     """
     turns = parse_messages(messages)
+    count = sum(isinstance(part, Medium) for turn in turns for part in turn.content)
+    if count and check_count is not None:
+        check_count(count)
     frames = _Frames(add_vision_id, expand)
     pieces: list[_Piece] = []
     if tools:

@@ -8,6 +8,7 @@ Pillow (Qwen2VLImageProcessorPil) differs by 1 in a few of 1,000 values, and rar
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -20,32 +21,59 @@ from ..errors import ImageInvalid
 from .load import MAX_ASPECT, Pixels
 
 CELL = 32  # pixels along a side of what becomes one token: 16 of a patch, 2 patches merged
+MAX_PIXELS = 16_777_216  # of a picture: 16,384 tokens
+MAX_VIDEO_PIXELS = 469_762_048  # of the frames of a video: what the model's card advises for hours
 _BLOCK = 64  # lines resampled at once, so that sums of them stay in the cache
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Least and most pixels of a picture after resizing; 1,024 pixels are one token."""
+    """Least and most pixels after resizing.
+
+    Args:
+        min_pixels: of a picture; 1,024 pixels are one token.
+        max_pixels: of a picture.
+        min_video_pixels: of all frames of a video together; 2,048 are one token, because two frames
+            share it.
+        max_video_pixels: of all frames of a video together.
+    """
 
     min_pixels: int = 65_536
-    max_pixels: int = 16_777_216
+    max_pixels: int = MAX_PIXELS
+    min_video_pixels: int = 4_096
+    max_video_pixels: int = 25_165_824
 
     def __post_init__(self) -> None:
-        if not CELL * CELL <= self.min_pixels <= self.max_pixels <= 16_777_216:
+        if not CELL * CELL <= self.min_pixels <= self.max_pixels <= MAX_PIXELS:
             raise ImageInvalid(
                 f"min_pixels {self.min_pixels:,}, max_pixels {self.max_pixels:,}: expected "
-                f"{CELL * CELL:,} <= min_pixels <= max_pixels <= 16,777,216"
+                f"{CELL * CELL:,} <= min_pixels <= max_pixels <= {MAX_PIXELS:,}"
             )
+        if not 0 < self.min_video_pixels <= self.max_video_pixels <= MAX_VIDEO_PIXELS:
+            raise ImageInvalid(
+                f"min_video_pixels {self.min_video_pixels:,}, max_video_pixels "
+                f"{self.max_video_pixels:,}: expected 0 < min_video_pixels <= max_video_pixels <= "
+                f"{MAX_VIDEO_PIXELS:,}"
+            )
+
+    def of_one(self, min_pixels: int | None, max_pixels: int | None) -> Budget:
+        """With limits of one picture in place of its own; a limit that was not given gives way."""
+        if min_pixels is None and max_pixels is None:
+            return self
+        most = max(self.max_pixels, min_pixels or 0) if max_pixels is None else max_pixels
+        least = min(self.min_pixels, most) if min_pixels is None else min_pixels
+        return dataclasses.replace(self, min_pixels=least, max_pixels=most)
 
 
 Preset = Literal["fast", "default", "grounding"]
 
-# default: the published limits. fast: at most 256 tokens, for what a picture shows at large.
-# grounding: at least 1,024 tokens, because small pictures give coarse coordinates.
+# default: the published limits. fast: at most 256 tokens, for what a picture shows at large, and
+# 1,024 for a video. grounding: at least 1,024 tokens, because small pictures give coarse
+# coordinates.
 BUDGETS: dict[Preset, Budget] = {
-    "fast": Budget(65_536, 256 * CELL * CELL),
+    "fast": Budget(65_536, 256 * CELL * CELL, max_video_pixels=1_024 * 2 * CELL * CELL),
     "default": Budget(),
-    "grounding": Budget(1024 * CELL * CELL, 16_777_216),
+    "grounding": Budget(1024 * CELL * CELL, MAX_PIXELS),
 }
 
 
