@@ -168,7 +168,10 @@ def test_a_terminal_shows_how_far_the_tower_is(tmp_path: Path) -> None:
     Image.new("RGB", (1280, 1280)).save(path)  # more than half a second on one thread
     main, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "qwen35cpp", "run", "tiny", "x", "-i", str(path), "-t", "1", "-n", "1"],
+        [
+            sys.executable, "-m", "qwen35cpp", "run", "tiny", "x", "-i", str(path), "-t", "1",
+            "-n", "1",
+        ],
         stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
     )  # fmt: skip
     os.close(terminal)
