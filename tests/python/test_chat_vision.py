@@ -211,6 +211,7 @@ def test_sampling_and_sizes() -> None:
     assert rows % 32 == columns % 32 == 0
     assert 768 * rows * columns <= 25_165_824
     assert frame_size(2, 20, 20, VOLUME) == (64, 64)
+    assert frame_size(4, 8192, 8192, Volume(4_096, 469_762_048)) == (4096, 4096)  # as much as fits
 
 
 def test_a_file_is_sampled_twice_a_second(tmp_path: Path) -> None:
@@ -433,6 +434,7 @@ def test_parts_say_how_to_look_at_them(tiny: Llama, tmp_path: Path) -> None:
             "max_pixels must be a whole number",
         ),
         ({"type": "image", "image": "a.png", "max_pixels": 1e4 + 0.5}, "must be a whole number"),
+        ({"type": "image", "image": "a.png", "max_pixels": float("inf")}, "must be a whole number"),
         ({"type": "image", "image": "a.png", "detail": "most"}, "detail must be one of auto"),
     ],
 )

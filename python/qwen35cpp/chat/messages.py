@@ -7,6 +7,7 @@ rendered is an InvalidArgument that names the message. Next: render.py.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -196,7 +197,7 @@ def _option(where: str, name: str, value: Any) -> Any:
             raise InvalidArgument(f"{where}: detail must be one of {', '.join(_DETAILS)}")
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not value > 0 or (name != "fps" and value != int(value)):
+    if not is_number or not 0 < value < math.inf or (name != "fps" and value != int(value)):
         kind = "number" if name == "fps" else "whole number"
         raise InvalidArgument(f"{where}: {name} must be a {kind} above 0, not {value!r}")
     return float(value) if name == "fps" else int(value)

@@ -2,7 +2,8 @@
 
 Two frames that follow each other make one picture of the tower, and the time of the pair stands
 before it as text: `<1.5 seconds>`. The vision markers are around each pair only; transformers 5.23
-writes one more pair of them around the whole video, which the models were not trained on.
+writes one more pair of them around the whole video, which the models were not trained on. Its
+`cap_pixels_per_frame`, which is off unless asked for, is not applied: see `max_pixels`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from ..errors import ImageInvalid
 from .load import DEFAULT_LIMITS, MAX_ASPECT, Limits, Pixels, Source, open_picture
 from .prompt import Picture, View
-from .resize import CELL, Budget, Preset, budget_of, fit
+from .resize import CELL, MAX_PIXELS, Budget, Preset, budget_of, fit
 
 FPS = 2.0  # frames of a second of video that the model looks at
 MIN_FRAMES, MAX_FRAMES = 4, 768
@@ -102,7 +103,8 @@ class Volume:
 
     def of_all(self, frames: int) -> tuple[int, int]:
         """Of a number of frames together."""
-        most = self.most if self.max_pixels is None else min(self.most, frames * self.max_pixels)
+        each = MAX_PIXELS if self.max_pixels is None else min(MAX_PIXELS, self.max_pixels)
+        most = min(self.most, frames * each)
         return min(most, max(self.least, frames * (self.min_pixels or 0))), most
 
 
