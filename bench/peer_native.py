@@ -2,10 +2,14 @@
 
     python bench/peer_native.py MODEL.gguf --threads 2 --depths 0,8192 --prompt 512 --new 64
 
+    python bench/peer_native.py MODEL.gguf --mmproj MMPROJ.gguf --image picture.npy --warm small.npy
+
 Behind each depth, in one context: the speed of reading `prompt` more tokens, best of two at depth
 0, and of generating `new` one by one. With --fill the depth is not read but made of the entries of
-a short text, again and again (attention-only models). Prints a JSON object per depth. Needs nothing
-of this project, so that it can run in an environment of its own:
+a short text, again and again (attention-only models). Prints a JSON object per depth. With a
+picture, uint8 [height, width, 3] in NumPy's file, instead the seconds of its encoding and to the
+first token. Needs nothing but files of this folder, so that it can run in an environment of its
+own:
 
     CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-python
 """
@@ -21,6 +25,8 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+from llama_cpp import mtmd_cpp as mtmd
+from process import Watch
 
 BATCH = 512
 SEED = 256  # tokens whose entries are repeated
@@ -141,6 +147,73 @@ def repeated(state: bytes, count: int) -> bytearray:
     return out
 
 
+class Eyes:
+    """The projector of a context."""
+
+    def __init__(self, context: Context, path: str, threads: int) -> None:
+        self._context = context._context
+        params = mtmd.mtmd_context_params_default()
+        params.use_gpu, params.warmup, params.n_threads = False, False, threads
+        self._eyes = mtmd.mtmd_init_from_file(path.encode(), context._model, params)
+        if self._eyes is None:
+            raise SystemExit(f"{path}: llama.cpp cannot load it")
+
+    def ask(self, path: str) -> dict[str, float]:
+        """Reads a picture in a question, ready for the first token of the answer."""
+        pixels = np.ascontiguousarray(np.load(path))
+        height, width, _ = pixels.shape
+        data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        bitmap = mtmd.mtmd_bitmap_init(width, height, data)
+        chunks = mtmd.mtmd_input_chunks_init()
+        marker = mtmd.mtmd_default_marker()
+        text = b"<|im_start|>user\n%s?<|im_end|>\n<|im_start|>assistant\n" % marker
+        question = mtmd.mtmd_input_text(text, len(text), True, True)
+        bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
+        start = time.perf_counter()
+        call = (self._eyes, chunks, ctypes.byref(question), bitmaps, 1)
+        _check("mtmd_tokenize", mtmd.mtmd_tokenize(*call))
+        past, encode, tokens = llama_cpp.llama_pos(0), 0.0, 0
+        count = mtmd.mtmd_input_chunks_size(chunks)
+        for index in range(count):
+            chunk = mtmd.mtmd_input_chunks_get(chunks, index)
+            tokens += mtmd.mtmd_input_chunk_get_n_tokens(chunk)
+            place = (past, 0, BATCH)
+            if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
+                end = (index == count - 1, ctypes.byref(past))
+                call = (self._eyes, self._context, chunk, *place, *end)
+                _check("reading text", mtmd.mtmd_helper_eval_chunk_single(*call))
+                continue
+            before = time.perf_counter()
+            _check("mtmd_encode_chunk", mtmd.mtmd_encode_chunk(self._eyes, chunk))
+            encode += time.perf_counter() - before
+            rows = mtmd.mtmd_get_output_embd(self._eyes)
+            none = (mtmd.mtmd_helper_post_decode_callback(), None)
+            call = (self._eyes, self._context, chunk, rows, *place, ctypes.byref(past), *none)
+            _check("reading rows", mtmd.mtmd_helper_decode_image_chunk(*call))
+        llama_cpp.llama_get_logits_ith(self._context, -1)
+        first = time.perf_counter() - start
+        mtmd.mtmd_input_chunks_free(chunks)
+        mtmd.mtmd_bitmap_free(bitmap)
+        return {"encode": encode, "first": first, "tokens": tokens}
+
+
+def _check(what: str, code: int) -> None:
+    if code != 0:
+        raise SystemExit(f"llama.cpp: {what} failed with {code}")
+
+
+def picture(arguments: argparse.Namespace) -> None:
+    """Prints the figures of one picture."""
+    context = Context(arguments.model, arguments.threads, 8192)
+    eyes = Eyes(context, arguments.mmproj, arguments.threads)
+    if arguments.warm:
+        eyes.ask(arguments.warm)
+        context.clear()
+    watch = Watch()
+    figures = eyes.ask(arguments.image)
+    print(json.dumps(figures | watch.figures()), flush=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -150,7 +223,13 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--fill", action="store_true", help="depth is filled instead of read")
+    parser.add_argument("--mmproj", help="the projector, with --image")
+    parser.add_argument("--image", help="a picture to read instead")
+    parser.add_argument("--warm", help="a picture to see first")
     arguments = parser.parse_args()
+    if arguments.image:
+        picture(arguments)
+        return
     depths = [int(depth) for depth in arguments.depths.split(",")]
     room = max(depths) + arguments.prompt + arguments.new + BATCH
     context = Context(arguments.model, arguments.threads, room, fills=arguments.fill)

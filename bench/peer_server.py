@@ -35,9 +35,10 @@ def serving(model: str, *options: str) -> Iterator[tuple[str, int]]:
             child.stdin.close()
 
 
-def complete(url: str, ids: Sequence[int], new: int, **options: Any) -> dict[str, Any]:
-    """Greedy completion of token ids: text, `timings` (prompt_n read, cache_n known, ...)."""
-    body = {"prompt": list(ids), "n_predict": new, "temperature": 0, "cache_prompt": True}
+def complete(url: str, prompt: Sequence[int] | str, new: int, **options: Any) -> dict[str, Any]:
+    """Greedy completion of ids or text: text, `timings` (prompt_n read, cache_n known, ...)."""
+    given = prompt if isinstance(prompt, str) else list(prompt)
+    body = {"prompt": given, "n_predict": new, "temperature": 0, "cache_prompt": True}
     return _post(f"{url}/completion", body | options)
 
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--ctx", type=int, default=16384, help="of all slots together")
+    parser.add_argument("--mmproj", help="the projector: chats may show pictures")
     parser.add_argument("--drafts", help="drafts of the MTP layer, accepted with these chances")
     args = parser.parse_args()
     import xllamacpp
@@ -73,6 +75,10 @@ def main() -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
     params.n_gpu_layers = params.port = 0
     params.fit_params = False
+    if args.mmproj:
+        params.mmproj.path = args.mmproj
+        params.chat_template = "chatml"  # also where the file has none
+        params.cache_ram_mib = params.n_ctx_checkpoints = 0  # memory of what is asked once
     if args.drafts:
         rates = [float(rate) for rate in args.drafts.split(",")]
         params.speculative.types = [

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from . import metadata as md
 from ._errors import CheckpointError, ConversionError
 from .config import CheckpointConfig, read_config
-from .ggml_types import FileType, parse_file_type
+from .ggml_types import FileType, TensorType, parse_file_type
 from .model_metadata import ARCHITECTURE, general_metadata, text_metadata, vision_metadata
 from .pipeline import Job, Progress, write_file
-from .recipes import RECIPES, choose_type
+from .recipes import RECIPES, choose_type, choose_vision_type, parse_vision_type
 from .safetensors_reader import Checkpoint, StoredTensor
 from .tensor_map import PlannedTensor, plan_text
 from .tokenizer import read_tokenizer
@@ -60,21 +60,23 @@ def convert(
     type_name: str,
     *,
     vision: Vision = "separate",
+    vision_type: str | None = None,
     mtp: bool = True,
     progress: Progress | None = None,
 ) -> ConvertResult:
     """Converts the checkpoint in `src_dir` to `out_path`.
 
     type_name: f32, bf16, f16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or iq4_xs. vision: `separate`
-    writes the tower, if there is one, to `mmproj-<name>` beside `out_path` (F16, or the type itself
-    when it is a float type); `embed` puts it into the same file, which llama.cpp does not read;
-    `none` drops it. mtp: include the prediction block when the checkpoint has one. progress is
-    called with (bytes done, bytes in all, tensor name) over all files.
+    writes the tower, if there is one, to `mmproj-<name>` beside `out_path`; `embed` puts it into
+    the same file, which llama.cpp does not read; `none` drops it. vision_type: of the tower's
+    matrices, f32, f16, bf16 or q8_0; None is F16, or the type itself when it is a float type. mtp:
+    include the prediction block when the checkpoint has one. progress is called with (bytes done,
+    bytes in all, tensor name) over all files.
 
     Each file appears complete or not at all. Raises CheckpointError for anything wrong with the
     checkpoint, DiskSpaceError, or ConversionError.
     """
-    file_type = _parse_type(type_name)
+    file_type, tower_type = _parse_types(type_name, vision_type)
     if vision not in ("separate", "embed", "none"):
         raise ConversionError(f"vision: expected separate, embed or none, found {vision!r}")
     source, target = Path(src_dir), Path(out_path)
@@ -86,9 +88,10 @@ def convert(
         stored = _match([*plan, *vision_plan], checkpoint, config.text.tied)
 
         def jobs_of(items: Sequence[PlannedTensor]) -> list[Job]:
-            return [_job(item, stored[item.name], checkpoint, file_type, config) for item in items]
+            types = (file_type, tower_type)
+            return [_job(item, stored[item.name], checkpoint, types, config) for item in items]
 
-        request = _Request(source, target, file_type, vision == "embed", mtp)
+        request = _Request(source, target, file_type, tower_type, vision == "embed", mtp)
         outputs = _outputs(request, config, plan, vision_plan, jobs_of)
         size = _write_all(outputs, progress)
     return ConvertResult(
@@ -101,9 +104,11 @@ def convert(
     )
 
 
-def _parse_type(name: str) -> FileType:
+def _parse_types(name: str, vision: str | None) -> tuple[FileType, TensorType]:
+    """The types of the file and of the tower's matrices."""
     try:
-        return parse_file_type(name)
+        file_type = parse_file_type(name)
+        return file_type, parse_vision_type(vision) if vision else RECIPES[file_type].vision
     except ValueError as error:
         raise ConversionError(str(error)) from None
 
@@ -170,11 +175,14 @@ def _job(
     item: PlannedTensor,
     stored: StoredTensor,
     checkpoint: Checkpoint,
-    file_type: FileType,
+    types: tuple[FileType, TensorType],
     config: CheckpointConfig,
 ) -> Job:
     text = config.text
-    kind = choose_type(file_type, item.role, item.layer, text.layers, item.ne[0], tied=text.tied)
+    if item.source.startswith(VISION_PREFIX):
+        kind = choose_vision_type(types[1], item.role, item.ne[0])
+    else:
+        kind = choose_type(types[0], item.role, item.layer, text.layers, item.ne[0], tied=text.tied)
     return Job(TensorSpec(item.name, item.ne, kind), load=_RowLoader(item, stored, checkpoint))
 
 
@@ -216,6 +224,7 @@ class _Request:
     source: Path
     target: Path
     file_type: FileType
+    tower_type: TensorType
     embed: bool
     mtp: bool
 
@@ -246,7 +255,7 @@ def _outputs(
     vision_md = vision_metadata(config.vision, config.text)
     if request.embed:
         return [_Output(request.target, text_md | vision_md, jobs_of([*plan, *vision_plan]))]
-    stored_as = FileType[RECIPES[request.file_type].vision.name]
+    stored_as = FileType[request.tower_type.name]
     general = general_metadata("clip", "mmproj", name, stored_as, _elements(vision_plan))
     return [
         _Output(request.target, text_md, jobs_of(plan)),

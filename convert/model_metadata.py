@@ -7,6 +7,7 @@ from .config import TextConfig, VisionConfig
 from .ggml_types import FileType
 
 ARCHITECTURE = "qwen35"
+PROJECTOR = "qwen3vl_merger"
 _QUANTIZATION_VERSION = 2  # of the block layouts, as llama.cpp counts them
 
 
@@ -92,6 +93,6 @@ def vision_metadata(config: VisionConfig, text: TextConfig) -> md.Metadata:
     }
     return {
         "clip.has_vision_encoder": md.boolean(True),
-        "clip.projector_type": md.string("qwen3vl_merger"),
+        "clip.projector_type": md.string(PROJECTOR),
         "clip.use_gelu": md.boolean(True),
     } | {f"clip.vision.{key}": value for key, value in vision.items()}

@@ -14,10 +14,11 @@ from ._errors import ConversionError
 from .ggml_types import FileType, TensorType, parse_file_type
 from .hf_to_gguf import ConvertResult
 from .imatrix import Importance, read_imatrix
-from .model_metadata import ARCHITECTURE
+from .model_metadata import ARCHITECTURE, PROJECTOR
 from .pipeline import Job, Progress, write_file
-from .recipes import choose_type
+from .recipes import choose_type, fit_type, parse_vision_type
 from .tensor_map import Role, role_of
+from .vision import is_matrix
 from .writer import GgufWriter, TensorSpec, check_free_space
 
 # Requantising from fewer bits than this adds the errors of two roundings.
@@ -30,25 +31,31 @@ def quantize(
     out_path: str | os.PathLike[str],
     type_name: str,
     *,
+    vision_type: str | None = None,
     imatrix: str | os.PathLike[str] | None = None,
     allow_requantize: bool = False,
     progress: Progress | None = None,
 ) -> ConvertResult:
     """Writes `in_path`, a qwen35 file (or any shard of one), to `out_path` with another file type.
 
-    type_name and progress are those of convert(). imatrix: an importance matrix of llama.cpp, in
-    either of its forms. Files with matrices below 8 bits are refused unless allow_requantize is
-    set. Tensors outside the text model, such as an embedded vision tower, are copied.
+    type_name and progress are those of convert(). `in_path` may also be an mmproj file, whose types
+    are f32, f16, bf16 and q8_0. vision_type: of the matrices of an embedded vision tower; None
+    copies them, as every other tensor outside the text model. imatrix: an importance matrix of
+    llama.cpp, in either of its forms. Files with matrices below 8 bits are refused unless
+    allow_requantize is set.
     """
-    try:
-        file_type = parse_file_type(type_name)
-    except ValueError as error:
-        raise ConversionError(str(error)) from None
     source, target = Path(in_path), Path(out_path)
     with GgufFile(source) as file:
         _check_source(source, file, allow_requantize)
+        try:
+            file_type = parse_file_type(type_name)
+            if _is_tower(file):
+                vision_type = type_name
+            tower_type = parse_vision_type(vision_type) if vision_type else None
+        except ValueError as error:
+            raise ConversionError(str(error)) from None
         importance = read_imatrix(Path(imatrix)) if imatrix is not None else {}
-        jobs = _jobs(file, file_type, importance)
+        jobs = _jobs(file, file_type, tower_type, importance)
         metadata = _metadata(file, file_type, imatrix)
         if not target.parent.is_dir():
             raise ConversionError(f"{target.parent}: the output folder does not exist")
@@ -67,12 +74,11 @@ def quantize(
 
 
 def _check_source(path: Path, file: GgufFile, allow_requantize: bool) -> None:
-    value = file.metadata.get("general.architecture")
-    found = value.decode() if value is not None else None
-    if found != ARCHITECTURE:
+    found = _string(file, "general.architecture")
+    if found != ARCHITECTURE and not _is_tower(file):
         raise ConversionError(
             f"{path}: general.architecture: expected {ARCHITECTURE!r}, found {str(found)[:80]!r}",
-            hint="only text models of Qwen 3.5 can be quantised",
+            hint="only models of Qwen 3.5 and their vision towers can be quantised",
         )
     if allow_requantize:
         return
@@ -84,7 +90,19 @@ def _check_source(path: Path, file: GgufFile, allow_requantize: bool) -> None:
             )
 
 
-def _jobs(file: GgufFile, file_type: FileType, importance: Importance) -> list[Job]:
+def _string(file: GgufFile, key: str) -> object:
+    value = file.metadata.get(key)
+    return value.decode() if value is not None else None
+
+
+def _is_tower(file: GgufFile) -> bool:
+    projector = _string(file, "clip.projector_type")
+    return _string(file, "general.architecture") == "clip" and projector == PROJECTOR
+
+
+def _jobs(
+    file: GgufFile, file_type: FileType, tower_type: TensorType | None, importance: Importance
+) -> list[Job]:
     names = {tensor.name for tensor in file.tensors}
     tied = "output.weight" not in names
     layers = _trunk_layers(file)
@@ -94,6 +112,8 @@ def _jobs(file: GgufFile, file_type: FileType, importance: Importance) -> list[J
         kind = _known_type(tensor)
         if role is not None:
             kind = choose_type(file_type, role, layer, layers, tensor.ne[0], tied=tied)
+        elif tower_type is not None and is_matrix(tensor.name):
+            kind = fit_type(tower_type, tensor.ne[0])
         spec = TensorSpec(tensor.name, tensor.ne, kind)
         if int(kind) == tensor.type:
             jobs.append(Job(spec, copy=_Copy(file, tensor)))

@@ -35,7 +35,7 @@ from .tensor_map import Role
 
 @dataclass(frozen=True)
 class Recipe:
-    """Types of one file type; `vision` is for the matrices of the vision tower."""
+    """Types of one file type; `vision` is for the tower's matrices, unless another is asked for."""
 
     base: TensorType
     raised: TensorType
@@ -49,7 +49,9 @@ def _uniform(kind: TensorType, vision: TensorType) -> Recipe:
 
 _T = TensorType
 # The vision tower runs once per image and its errors shift every later token: it keeps 16 bits in
-# quantised files. F16 holds BF16 weights of usual size exactly and is the published form.
+# quantised files unless Q8_0 is asked for, half the size. F16 holds BF16 weights of usual size
+# exactly and is the published form.
+VISION_TYPES = (_T.F32, _T.F16, _T.BF16, _T.Q8_0)
 RECIPES: dict[FileType, Recipe] = {
     FileType.F32: _uniform(_T.F32, _T.F32),
     FileType.BF16: _uniform(_T.BF16, _T.BF16),
@@ -74,18 +76,23 @@ def more_bits(layer: int, layers: int) -> bool:
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
+def parse_vision_type(name: str) -> TensorType:
+    """`q8_0` or another type that the tower's matrices can have; ValueError names the choices."""
+    for kind in VISION_TYPES:
+        if kind.name == name.upper():
+            return kind
+    choices = ", ".join(kind.name.lower() for kind in VISION_TYPES)
+    raise ValueError(f"unknown type of a vision tower {name!r}: choose one of {choices}")
+
+
 def choose_type(
     file_type: FileType, role: Role, layer: int | None, layers: int, cols: int, *, tied: bool
 ) -> TensorType:
-    """Type of a tensor with rows of `cols` values; `layers` counts the trunk."""
+    """Type of a tensor of the text model with rows of `cols` values; `layers` counts the trunk."""
     recipe = RECIPES[file_type]
     if role in _ALWAYS_F32:
         return TensorType.F32
-    if role is Role.VISION_PATCH:  # llama.cpp convolves with F16 or F32 kernels only
-        return TensorType.F16 if recipe.vision is TensorType.F16 else TensorType.F32
-    if role is Role.VISION_MATRIX:
-        wanted = recipe.vision
-    elif role is Role.EMBEDDING:
+    if role is Role.EMBEDDING:
         wanted = recipe.high if tied else recipe.base
     elif role is Role.FFN_DOWN and layer is not None and layer < layers:
         wanted = recipe.high if more_bits(layer, layers) else recipe.base
@@ -94,6 +101,18 @@ def choose_type(
     else:
         wanted = recipe.raised if role in _RAISED else recipe.base
     return fit_type(wanted, cols)
+
+
+def choose_vision_type(wanted: TensorType, role: Role, cols: int) -> TensorType:
+    """Type of a tensor of the vision tower whose matrices are to be `wanted`.
+
+    Rows that do not fill blocks, such as the 4304 values of the 9B tower's `ffn_down`, are F16.
+    """
+    if role is Role.VISION_MATRIX:
+        return fit_type(wanted, cols)
+    # llama.cpp convolves with F16 or F32 kernels only.
+    is_half = role is Role.VISION_PATCH and wanted is TensorType.F16
+    return TensorType.F16 if is_half else TensorType.F32
 
 
 def fit_type(wanted: TensorType, cols: int) -> TensorType:

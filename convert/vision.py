@@ -6,6 +6,7 @@ stored as two kernels, one per frame of a temporal pair.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -64,6 +65,12 @@ def _block(c: VisionConfig, index: int) -> Iterator[PlannedTensor]:
     yield from _norm(source + "norm2", target + "ln2", c.hidden, index)
     yield from _linear(source + "mlp.linear_fc1", target + "ffn_up", c.ffn, c.hidden, index)
     yield from _linear(source + "mlp.linear_fc2", target + "ffn_down", c.hidden, c.ffn, index)
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a GGUF tensor name is that of one of the tower's matrices."""
+    matrices = r"v\.blk\.\d{1,4}\.(attn_qkv|attn_out|ffn_up|ffn_down)|mm\.[02]"
+    return re.fullmatch(rf"({matrices})\.weight", name) is not None
 
 
 def plan_vision(config: VisionConfig) -> list[PlannedTensor]:

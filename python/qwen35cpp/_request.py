@@ -13,7 +13,7 @@ from .sampling import Sampling
 
 if TYPE_CHECKING:
     from .structured.formats import Format
-    from .vision import Budget, PicturePrompt, Preset, Source, View
+    from .vision import Budget, Limits, PicturePrompt, Preset, Source, View
 
 Prompt = str | bytes | Sequence[int]
 Stop = str | bytes | Sequence[str | bytes] | None
@@ -37,6 +37,7 @@ class _Options(TypedDict, total=False):
     logprobs: int | None
     logit_bias: Mapping[int, float] | None
     budget: Budget | Preset
+    limits: Limits | None
     progress: Progress | None
     schema: Any  # a JSON schema or a class
     regex: str | None

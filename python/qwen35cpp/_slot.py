@@ -41,6 +41,16 @@ def _part(progress: Progress | None, base: int, total: int) -> Progress | None:
     return lambda done, _part: progress(base + done, total)
 
 
+def _halves(progress: Progress | None, n: int) -> tuple[Progress | None, Progress | None]:
+    """Progress of a picture's n tokens: by layers of the tower, and by the tokens evaluated."""
+    if progress is None:
+        return None, None
+    return (
+        lambda layer, layers: progress(n * layer // (2 * layers), n),
+        lambda done, _total: progress((n + done) // 2, n),
+    )
+
+
 @dataclass(frozen=True)
 class PrefixCache:
     """What the slots of a model know together."""
@@ -244,10 +254,15 @@ class Slot:
         progress: Progress | None = None,
         hidden_sum: Floats | None = None,
     ) -> None:
-        """Encodes a picture and evaluates its tokens; see Session.eval_picture."""
-        alive = None if progress is None else (lambda _done, _layers: progress(0, 0))
+        """Encodes a picture and evaluates its tokens; see Session.eval_picture.
+
+        `progress` gets the picture's tokens: half of them are done when the tower is through.
+        """
+        encoding, evaluating = _halves(progress, len(ids))
         try:
-            rows = self._tower().rows(picture, alive, lambda: self._alive.cancels != self._cancels)
+            rows = self._tower().rows(
+                picture, encoding, lambda: self._alive.cancels != self._cancels
+            )
         except Cancelled:
             self._alive.check()  # a closed Llama says so
             raise
@@ -257,7 +272,7 @@ class Slot:
             with self._alive, self._session_lock:
                 session.eval_picture(rows, picture.grid, report, hidden_sum)
 
-        self._advance(ids, evaluate, progress, drawn=False)
+        self._advance(ids, evaluate, evaluating, drawn=False)
 
     def eval(
         self,

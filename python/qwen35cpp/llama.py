@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ._prefix.disk import DiskCache
     from ._tokenizer import Tokenizer
     from .session import Session, Snapshot
-    from .vision import Budget, PicturePrompt, Preset, Source, View
+    from .vision import Budget, Limits, PicturePrompt, Preset, Source, View
 
     Floats = NDArray[np.float32]
 
@@ -75,6 +75,7 @@ class LoadOptions(TypedDict, total=False):
     draft: Draft
     mmproj: str | os.PathLike[str] | None
     chat_template: str | os.PathLike[str] | None
+    limits: Limits | None
     verbose: bool
 
 
@@ -141,6 +142,8 @@ class Llama(ChatMethods, DecisionMethods):
             "file" for the one in the model's file. MiniJinja runs it apart, with limits on steps,
             memory and length and without files. None, the default, runs no template. See
             chat/custom.py.
+        limits: what pictures may cost, a vision.Limits: bytes, pixels, side, and how many in one
+            prompt. None: 20 MiB, 64 megapixels, 16,384 pixels, 64 pictures.
         verbose: accepted for compatibility; the engine never prints.
         ignored: arguments of llama-cpp-python without a meaning here; each warns once.
 
@@ -171,6 +174,7 @@ class Llama(ChatMethods, DecisionMethods):
         draft: Draft = "auto",
         mmproj: str | os.PathLike[str] | None = None,
         chat_template: str | os.PathLike[str] | None = None,
+        limits: Limits | None = None,
         verbose: bool = False,  # noqa: ARG002
         **ignored: object,
     ) -> None:
@@ -186,6 +190,7 @@ class Llama(ChatMethods, DecisionMethods):
         find_file = _tower_finder(model_path, mmproj)
         self.model_path = str(model_path)
         self.seed = seed
+        self._limits = limits
         factor = rope_factor(rope_scaling)
         wanted = Wanted(
             n_ctx=n_ctx,
@@ -348,6 +353,7 @@ class Llama(ChatMethods, DecisionMethods):
         special: bool = False,
         images: Sequence[Source | View] | None = None,
         budget: Budget | Preset = "default",
+        limits: Limits | None = None,
         progress: Progress | None = None,
         schema: Any = None,
         regex: str | None = None,
@@ -383,9 +389,11 @@ class Llama(ChatMethods, DecisionMethods):
                 each a path, encoded bytes, a data URL, a PIL.Image or an array (see
                 vision.open_picture), or a vision.Picture, which may hold two frames of a video.
             budget: sizes that pictures are stretched to: "fast", "default", "grounding" or a
-                vision.Budget.
+                vision.Budget, which also bounds videos in a chat.
+            limits: what pictures may cost; None: as `Llama` was told.
             progress: called with (tokens done, tokens in total) while a long prompt is evaluated,
-                and with 0 done while another call reads what this one goes on from.
+                and with 0 done while another call reads what this one goes on from. Half of a
+                picture's tokens count as done when the vision tower has encoded it.
             schema: the text must be JSON that follows this schema: a mapping, or a class (pydantic
                 model, msgspec.Struct, dataclass, TypedDict) of which `parsed` of the result is an
                 instance. Nothing tells the model about it: say in the prompt what you want.
@@ -399,7 +407,7 @@ class Llama(ChatMethods, DecisionMethods):
         """
         tokens = self._prompt_tokens(prompt, special)
         request = self._generation(
-            self._with_images(tokens, images, budget) if images else tokens,
+            self._with_images(tokens, images, budget, limits) if images else tokens,
             seed=seed,
             max_tokens=max_tokens,
             sampling=sampling,
@@ -757,16 +765,23 @@ class Llama(ChatMethods, DecisionMethods):
         return ids[0] if len(ids) == 1 else max(self.info.eos_token, 0)
 
     def _with_images(
-        self, tokens: list[int], images: Sequence[Source | View], budget: Budget | Preset
+        self,
+        tokens: list[int],
+        images: Sequence[Source | View],
+        budget: Budget | Preset,
+        limits: Limits | None = None,
     ) -> PicturePrompt:
         """The prompt with pictures in place of its <|image_pad|> tokens."""
         from .vision import Picture, PicturePrompt, budget_of
+        from .vision.load import DEFAULT_LIMITS
 
         self._engine.tower()  # a missing tower is said before pictures are decoded
         sizes = budget_of(budget)
         found = [self.tokenize(f"<|{kind}_pad|>", special=True) for kind in ("image", "video")]
         pads = {ids[0] for ids in found if len(ids) == 1}
-        pictures = [Picture.open(image, sizes) for image in images]
+        allowed = limits or self._limits or DEFAULT_LIMITS
+        allowed.check_count(len(images))
+        pictures = [Picture.open(image, sizes, allowed) for image in images]
         return PicturePrompt.fill(tokens, pads, pictures)
 
     def _prompt_tokens(self, prompt: Prompt, special: bool) -> list[int]:

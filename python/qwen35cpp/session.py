@@ -95,6 +95,7 @@ class Session:
 
         rest: dict[str, Any] = dict(options)
         rest.pop("budget", None)
+        rest.pop("limits", None)
         if rest.pop("images", None):
             raise InvalidArgument("a session continues text: show pictures with chat()")
         llama = self._llama

@@ -82,9 +82,12 @@ def test_every_type_loads(converted: Callable[..., Path], type_name: str) -> Non
     assert len(shared) >= (18 if type_name in ("bf16", "f16") else 10)
 
 
-def test_projector_loads(converted: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("vision_type", ["f16", "q8_0"])
+def test_projector_loads(tmp_path: Path, converted: Callable[..., Path], vision_type: str) -> None:
     path = converted("q8_0", r=2, tied=False)
-    with open_model(path, mmproj=path.with_name(f"mmproj-{path.name}")) as peer:
+    mmproj = tmp_path / "mmproj.gguf"
+    quantize(path.with_name(f"mmproj-{path.name}"), mmproj, vision_type)
+    with open_model(path, mmproj=mmproj) as peer:
         assert len(peer.greedy("Hello", 2)) == 2
 
 

@@ -11,7 +11,11 @@ import gguf
 import numpy as np
 import pytest
 from qwen35cpp.convert import ConversionError, convert, info, quantize, verify
+from qwen35cpp.convert import metadata as md
+from qwen35cpp.convert._engine import GgufFile
+from qwen35cpp.convert.ggml_types import FileType
 from qwen35cpp.convert.imatrix import read_imatrix
+from qwen35cpp.convert.pipeline import write_file
 
 import checkpoints
 from qwen35cpp.errors import Qwen35Error
@@ -173,8 +177,45 @@ def test_requantising_must_be_allowed(tmp_path: Path, converted: Callable[..., P
 
 def test_other_architectures_are_refused(tmp_path: Path, converted: Callable[..., Path]) -> None:
     path = converted("q8_0", r=2, tied=False)
-    with pytest.raises(ConversionError, match="'clip'"):
-        quantize(path.with_name(f"mmproj-{path.name}"), tmp_path / "q.gguf", "q4_0")
+    other = tmp_path / "other.gguf"
+    with GgufFile(path) as file:
+        kept = dict(file.metadata) | {"general.architecture": md.string("llama")}
+        write_file(other, kept, [])
+    with pytest.raises(ConversionError, match="'llama'"):
+        quantize(other, tmp_path / "q.gguf", "q4_0")
+
+
+def test_a_tower_of_8_bits(tmp_path: Path, converted: Callable[..., Path]) -> None:
+    """By convert, by quantize of an mmproj file and of an embedded tower: the same matrices."""
+    source = checkpoints.build()
+    convert(source, tmp_path / "m.gguf", "q4_0", vision_type="q8_0")
+    convert(source, tmp_path / "one.gguf", "f32", vision="embed")
+    quantize(tmp_path / "one.gguf", tmp_path / "embedded.gguf", "q4_0", vision_type="q8_0")
+    path = converted("f32")
+    quantize(path.with_name(f"mmproj-{path.name}"), tmp_path / "tower.gguf", "q8_0")
+    whole = tensors(tmp_path / "embedded.gguf")
+    for name in ("mmproj-m.gguf", "tower.gguf"):
+        assert verify(tmp_path / name) == []
+        content = info(tmp_path / name)
+        assert content.metadata["general.file_type"] == FileType.Q8_0
+        types = {tensor.name: tensor.type for tensor in content.tensors}
+        matrices = {name for name, kind in types.items() if kind == "Q8_0"}
+        ends = ("attn_qkv", "attn_out", "ffn_up", "ffn_down")
+        layers = {f"v.blk.{layer}.{end}.weight" for layer in range(2) for end in ends}
+        assert matrices == layers | {"mm.0.weight", "mm.2.weight"}
+        assert {types[other] for other in types.keys() - matrices} == {"F32"}
+        for tensor, values in tensors(tmp_path / name).items():
+            np.testing.assert_array_equal(values, whole[tensor])
+
+
+def test_types_that_a_tower_cannot_have(tmp_path: Path, converted: Callable[..., Path]) -> None:
+    path = converted("f32")
+    tower = path.with_name(f"mmproj-{path.name}")
+    with pytest.raises(ConversionError, match="'q4_0': choose one of f32, f16"):
+        quantize(tower, tmp_path / "q.gguf", "q4_0")
+    with pytest.raises(ConversionError, match="q4_k"):
+        convert(checkpoints.build(), tmp_path / "m.gguf", "q4_0", vision_type="q4_k")
+    assert not list(tmp_path.iterdir())
 
 
 def test_embedded_vision_is_kept(tmp_path: Path) -> None:

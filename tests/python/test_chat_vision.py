@@ -20,16 +20,17 @@ from PIL import Image
 pytest.importorskip("tokenizers")
 
 from films import film
-from qwen35cpp import ImageInvalid, Llama, MissingExtra
+from qwen35cpp import ImageInvalid, InvalidArgument, Llama, MissingExtra
 from qwen35cpp.errors import FileError
-from qwen35cpp.vision import Picture, Video, VideoFile, video_parts
+from qwen35cpp.vision import Budget, Limits, Picture, Video, VideoFile, video_parts
 from qwen35cpp.vision.film import Film
-from qwen35cpp.vision.video import FPS, MAX_FRAMES, frame_size, sample
+from qwen35cpp.vision.video import FPS, MAX_FRAMES, Volume, frame_size, sample
 from tiny import clips, pictures, screens, vocabulary
 from tiny.chat_format import Renderer
 from tiny.sample import Sample
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "tiny" / "qwen35-tiny"
+VOLUME = Volume(4_096, 25_165_824)
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 WHAT = {"type": "text", "text": "What appears?"}
 
@@ -205,16 +206,17 @@ def test_sampling_and_sizes() -> None:
     assert len(sample(3, 30.0)) == 3  # no more than there are
     assert len(sample(30, 30.0)) == 4  # four at least
     assert len(sample(10**6, 30.0)) == MAX_FRAMES
-    assert frame_size(20, 720, 1280, 25_165_824) == (704, 1280)
-    rows, columns = frame_size(768, 1080, 1920, 25_165_824)
+    assert frame_size(20, 720, 1280, VOLUME) == (704, 1280)
+    rows, columns = frame_size(768, 1080, 1920, VOLUME)
     assert rows % 32 == columns % 32 == 0
     assert 768 * rows * columns <= 25_165_824
-    assert frame_size(2, 20, 20, 25_165_824) == (64, 64)
+    assert frame_size(2, 20, 20, VOLUME) == (64, 64)
+    assert frame_size(4, 8192, 8192, Volume(4_096, 469_762_048)) == (4096, 4096)  # as much as fits
 
 
 def test_a_file_is_sampled_twice_a_second(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4")
-    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    clip = Film(tmp_path / "a.mp4", VOLUME, FPS)
     times = clip.times
     assert times == [index / 10 for index in sample(60, 10.0)]
     frames = [frame for index in range(len(clip)) for frame in clip.pair(index)]
@@ -225,7 +227,7 @@ def test_a_file_is_sampled_twice_a_second(tmp_path: Path) -> None:
 
 def test_frames_of_a_file_are_decoded_when_they_are_needed(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4")
-    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    clip = Film(tmp_path / "a.mp4", VOLUME, FPS)
     decoder = clip._decoder
     third = clip.pair(2)
     assert decoder.taken == 6
@@ -233,7 +235,7 @@ def test_frames_of_a_file_are_decoded_when_they_are_needed(tmp_path: Path) -> No
     assert np.array_equal(clip.pair(0)[0], clip.pair(0)[0])  # going back starts again
     assert np.array_equal(clip.pair(2)[1], third[1])
     assert len({clip.digest(index) for index in range(len(clip))}) == len(clip)
-    again = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    again = Film(tmp_path / "a.mp4", VOLUME, FPS)
     assert again.digest(3) == clip.digest(3)
     del clip
     assert decoder._child.poll() is not None
@@ -275,7 +277,7 @@ def test_a_file_answers_as_its_frames_do(tiny: Llama, tmp_path: Path) -> None:
     film(tmp_path / "a.mp4")
     parts = video_parts(tmp_path / "a.mp4")
     frames = [frame for _, pair in parts for frame in pair.frames()]
-    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    clip = Film(tmp_path / "a.mp4", VOLUME, FPS)
     answers = [
         tiny.chat(
             [{"role": "user", "content": [{"type": "video", "video": video}, WHAT]}], **GREEDY
@@ -288,7 +290,7 @@ def test_a_file_answers_as_its_frames_do(tiny: Llama, tmp_path: Path) -> None:
 
 def test_a_decoder_that_dies_is_started_again(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", seconds=40)
-    clip = Film(tmp_path / "a.mp4", 25_165_824, FPS)
+    clip = Film(tmp_path / "a.mp4", VOLUME, FPS)
     clip.pair(0)
     clip._decoder._child.kill()
     with pytest.raises(ImageInvalid, match="breaks off after"):
@@ -336,7 +338,7 @@ def test_damaged_clips_are_errors(tmp_path: Path) -> None:
 def test_slow_decoding_is_given_up(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4")
     with pytest.raises(ImageInvalid, match="more than 0 seconds"):
-        Film(tmp_path / "a.mp4", 25_165_824, FPS, deadline=0.01)
+        Film(tmp_path / "a.mp4", VOLUME, FPS, deadline=0.01)
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,6 +373,162 @@ def test_every_way_to_read_gives_the_same_text(tmp_path: Path) -> None:
     assert all(talks[0])
 
 
+# ---- settings -----------------------------------------------------------------------------------
+
+
+def grids(llm: Llama, part: dict[str, Any], **options: Any) -> list[tuple[int, int]]:
+    """Rows and columns of tokens that a part becomes."""
+    messages = [{"role": "user", "content": [part, WHAT]}]
+    prompt = llm._chat().request(messages, options, seed=0).request
+    return [span.picture.grid for span in prompt.spans]
+
+
+def test_parts_say_how_to_look_at_them(tiny: Llama, tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4")  # 6 seconds of 64 x 96
+    image = {"type": "image", "image": np.zeros((512, 512, 3), np.uint8)}
+    assert grids(tiny, image) == [(16, 16)]
+    assert grids(tiny, {**image, "max_pixels": 128 * 128}) == [
+        (4, 4)
+    ]  # below the least of a budget
+    assert grids(tiny, {**image, "min_pixels": 768.0 * 768}) == [(24, 24)]
+    assert grids(tiny, {**image, "detail": "high"}) == [(16, 16)]
+    large = {"type": "image", "image": np.zeros((1024, 1024, 3), np.uint8), "detail": "low"}
+    assert grids(tiny, large) == [(16, 16)]
+    out = io.BytesIO()
+    Image.fromarray(large["image"]).save(out, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    opened = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+    assert grids(tiny, opened) == [(16, 16)]
+    path = str(tmp_path / "a.mp4")
+    for source in (path, VideoFile(path)):
+        clip = {"type": "video", "video": source}
+        assert grids(tiny, clip) == [(2, 3)] * 6
+        assert grids(tiny, {**clip, "fps": 1}) == [(2, 3)] * 3
+        assert grids(tiny, {**clip, "min_pixels": 128 * 192}) == [(4, 6)] * 6
+        assert grids(tiny, {**clip, "max_pixels": 32 * 64}) == [(1, 1)] * 6
+        assert grids(tiny, {**clip, "total_pixels": 12 * 32 * 64}) == [(1, 1)] * 6
+    frames = {"type": "video", "video": [image["image"]] * 4}
+    prompts = []
+    for fps in (2.0, 0.5):
+        messages = [{"role": "user", "content": [{**frames, "fps": fps}, WHAT]}]
+        prompts.append(tiny._chat().request(messages, {}, seed=0).request.tokens)
+    said = [tiny.decode([t for t in tokens if t >= 0], special=True) for tokens in prompts]
+    assert "<0.2 seconds>" in said[0]
+    assert "<1.0 seconds>" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (
+            {"type": "image", "image": "a.png", "resized_height": 64},
+            "resized_height has no meaning",
+        ),
+        ({"type": "image", "image": "a.png", "fps": 2}, "fps has no meaning for images"),
+        ({"type": "video", "video": "a.mp4", "nframes": 8}, "nframes has no meaning for videos"),
+        ({"type": "video", "video": "a.mp4", "video_start": 1.5}, "video_start has no meaning"),
+        ({"type": "video", "video": "a.mp4", "detail": "low"}, "detail has no meaning for videos"),
+        ({"type": "video", "video": "a.mp4", "fps": 0}, "fps must be a number above 0"),
+        (
+            {"type": "image", "image": "a.png", "max_pixels": "9"},
+            "max_pixels must be a whole number",
+        ),
+        ({"type": "image", "image": "a.png", "max_pixels": 1e4 + 0.5}, "must be a whole number"),
+        ({"type": "image", "image": "a.png", "max_pixels": float("inf")}, "must be a whole number"),
+        ({"type": "image", "image": "a.png", "detail": "most"}, "detail must be one of auto"),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_refused(
+    tiny: Llama, part: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        tiny.chat([{"role": "user", "content": [part, WHAT]}], **GREEDY)
+
+
+def test_pictures_and_videos_made_before_keep_their_settings(tiny: Llama) -> None:
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    with pytest.raises(InvalidArgument, match=r"a vision\.Picture has its size"):
+        grids(tiny, {"type": "image", "image": Picture(pixels), "max_pixels": 4096})
+    with pytest.raises(ImageInvalid, match="has times of its own"):
+        grids(tiny, {"type": "video", "video": Video([pixels], [0.0]), "fps": 1})
+    small = Video([pixels] * 2, [0.0, 1.0], max_pixels=64 * 64)
+    assert grids(tiny, {"type": "video", "video": small}) == [(2, 2)]
+    for least, most in ((4096, 2048), (10, None)):
+        with pytest.raises(ImageInvalid, match="min_pixels <= max_pixels"):
+            VideoFile("a.mp4", min_pixels=least, max_pixels=most)
+
+
+def test_budgets_hold_for_videos(tiny: Llama, tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4")
+    half = Budget(max_video_pixels=12 * 32 * 64)
+    frames = [np.zeros((64, 96, 3), np.uint8)] * 12
+    for source in (str(tmp_path / "a.mp4"), frames):
+        assert grids(tiny, {"type": "video", "video": source}, budget=half) == [(1, 1)] * 6
+        large = Budget(min_video_pixels=12 * 128 * 192)
+        assert grids(tiny, {"type": "video", "video": source}, budget=large) == [(4, 6)] * 6
+    with pytest.raises(ImageInvalid, match="min_video_pixels <= max_video_pixels"):
+        Budget(min_video_pixels=5_000, max_video_pixels=4_999)
+
+
+def test_limits_of_pictures(tiny: Llama) -> None:
+    """Of a Llama, of a call, and how many there may be in all messages together."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    two = [
+        {"role": "user", "content": [{"type": "image", "image": pixels}, WHAT]},
+        {"role": "assistant", "content": "A square."},
+        {"role": "user", "content": [{"type": "video", "video": [pixels]}, WHAT]},
+    ]
+    with Llama.tiny(n_ctx=1024, limits=Limits(count=1, pixels=64 * 64)) as strict:
+        strict.chat("What?", images=pixels, max_tokens=1)
+        for ask in (
+            lambda: strict.chat(two, max_tokens=1),
+            lambda: strict.decide(two, sure=bool),
+            lambda: strict.generate("<|image_pad|>" * 2, special=True, images=[pixels] * 2),
+        ):
+            with pytest.raises(ImageInvalid, match="2 pictures and videos, at most 1"):
+                ask()
+        wide = np.zeros((64, 65, 3), np.uint8)
+        for ask in (
+            lambda: strict.chat("What?", images=wide),
+            lambda: strict.embed(images=wide),
+            lambda: strict.locate("x", wide),
+            lambda: strict.chat([{"role": "user", "content": [{"video": [wide]}, WHAT]}]),
+        ):
+            with pytest.raises(ImageInvalid, match="at most 4,096 pixels"):
+                ask()
+        strict.chat(two, limits=Limits(count=2), max_tokens=1)
+        strict.chat("What?", images=wide, limits=Limits(), max_tokens=1)
+    with pytest.raises(ImageInvalid, match="65 pictures and videos, at most 64"):
+        tiny.chat("What?", images=["missing.png"] * 65)  # before any is opened
+    with pytest.raises(ImageInvalid, match="at least 1"):
+        Limits(count=0)
+
+
+def test_progress_while_pictures_are_encoded(tmp_path: Path) -> None:
+    """Half of a picture's tokens are done when it is encoded, by layers; so for pairs of a film."""
+    film(tmp_path / "a.mp4")
+    shown: list[Any] = [
+        ({"type": "image", "image": np.zeros((512, 512, 3), np.uint8)}, 1, 256),
+        ({"type": "video", "video": str(tmp_path / "a.mp4"), "min_pixels": 256 * 256}, 6, 70),
+    ]
+    with Llama.tiny(n_ctx=2048, prefix_cache=False) as llm:
+        layers = llm._engine.tower().info.n_layer
+        for part, count, tokens in shown:
+            for known in (False, True):  # rows that are kept are not encoded again
+                seen: list[tuple[int, int]] = []
+                llm.chat(
+                    [{"role": "user", "content": [part, WHAT]}],
+                    progress=lambda done, total, seen=seen: seen.append((done, total)),
+                    max_tokens=1,
+                )
+                steps = [done for done, _ in seen]
+                (total,) = {total for _, total in seen}
+                assert steps == sorted(steps)
+                assert steps[-1] == total > count * tokens
+                inner = len({done for done in steps if done < total})
+                assert inner >= (1 if known else count * (layers - 1))
+
+
 # ---- command line -------------------------------------------------------------------------------
 
 
@@ -390,6 +548,11 @@ def test_run_shows_pictures(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["usage"]["prompt_tokens"] > 64
+    film(tmp_path / "a.mp4")
+    both = command(
+        "run", "tiny", "What?", "-i", str(path), "-v", str(tmp_path / "a.mp4"), "-n", "1", "--json"
+    )
+    assert json.loads(both.stdout)["usage"]["prompt_tokens"] > 64 + 36
     missing = command("run", "tiny", "x", "-i", str(tmp_path / "no.png"))
     assert missing.returncode == 1
     assert "no picture at" in missing.stderr

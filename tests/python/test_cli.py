@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from qwen35cpp.convert import info
 
 import qwen35cpp
 import tiny_gguf
@@ -271,3 +273,19 @@ def test_quantize_writes_a_model_that_runs_and_verifies(tiny_path: str, tmp_path
     refused = q35("quantize", tiny_path, output, "Q9")
     assert refused.returncode == 1
     assert b"Q9" in refused.stderr
+
+
+def test_quantize_changes_an_embedded_tower_when_asked(tmp_path: Path) -> None:
+    from qwen35cpp._bundled import tiny_path
+
+    kinds = {}
+    for options in ((), ("--vision-type", "q8_0")):
+        output = str(tmp_path / "model.gguf")
+        done = q35("quantize", str(tiny_path()), output, "q8_0", *options)
+        assert done.returncode == 0, done.stderr
+        found = {entry.name: entry.type for entry in info(output).tensors}
+        kinds[options] = found["v.blk.0.ffn_up.weight"]
+    assert list(kinds.values()) == ["F16", "Q8_0"]
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    shown = q35("run", output, "What?", "-i", str(tmp_path / "a.png"), "-n", "1")
+    assert shown.returncode == 0, shown.stderr

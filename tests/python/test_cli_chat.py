@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qwen35cpp import Llama
 
@@ -167,6 +168,26 @@ def test_ctrl_c_stops_the_answer_and_no_more(tiny_path: str) -> None:
         assert "[stopped]" in shown
         os.write(main, b"/exit\n")
         assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(main)
+
+
+def test_a_terminal_shows_how_far_the_tower_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (1280, 1280)).save(path)  # more than half a second on one thread
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "qwen35cpp", "run", "tiny", "x", "-i", str(path), "-t", "1",
+            "-n", "1",
+        ],
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        assert re.search(r"reading the prompt [1-9]\d? %", _await(main, "\r\n"))
     finally:
         process.kill()
         process.wait()

@@ -717,6 +717,16 @@ def test_pictures_are_shown_to_the_model(client: Any) -> None:
 
     bare = client.post(CHAT, json=asks({"type": "text", "text": ""}, {"type": "text", "text": "x"}))
     assert count("red") == count("blue") > bare.json()["usage"]["prompt_tokens"]
+    # OpenAI's detail, and what cannot be followed.
+    low = client.post(CHAT, json=image({"url": data_url("red"), "detail": "low"}))
+    assert low.status_code == 200
+    for url in ({"url": data_url("red"), "detail": "most"}, {"url": data_url("red"), "fps": 2}):
+        refused = client.post(CHAT, json=image(url))
+        assert refused.status_code == 400
+        assert "messages[0]: content" in refused.json()["error"]["message"]
+    part = {"type": "input_image", "image_url": data_url("red"), "detail": "most"}
+    body = {"input": [{"role": "user", "content": [part]}]}
+    assert client.post("/v1/responses", json=body).status_code == 400
     started = time.monotonic()
     refused = client.post(CHAT, json=image({"url": "data:image/png;base64," + "A" * (28 << 20)}))
     assert refused.status_code == 400

@@ -1,7 +1,8 @@
 """Random-weight Qwen 3.5 checkpoints as Hugging Face folders, for tests against transformers.
 
 `build()` makes small ones with the real head shapes (attention head dim 256, linear heads of 128);
-`full_size()` makes ones in the exact shapes of the published models. Names and shapes come from
+`full_size()` makes ones in the exact shapes of the published models, as does
+`python tests/reference/checkpoints.py FOLDER 0.8b`. Names and shapes come from
 the transformers classes, instantiated without storage; values are drawn per tensor and written with
 numpy, so memory stays small. The values are chosen to expose mistakes:
 
@@ -22,6 +23,7 @@ import json
 import math
 import os
 import struct
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -391,4 +393,27 @@ def full_size(folder: str | os.PathLike[str], size: str = "0.8b", seed: int = 0)
     folder = Path(folder)
     config = _full_config(text, vocab, _tower(*tower, 2304))
     _write(folder, config, vocab, seed=seed, mtp=True, vision=True, dtype="bfloat16", shards=1)
+    _write_processors(folder)
     return folder
+
+
+def _write_processors(folder: Path) -> None:
+    """What transformers needs to show the model pictures in a chat."""
+    shared: dict[str, Any] = {
+        "patch_size": 16, "temporal_patch_size": 2, "merge_size": 2,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "processor_class": "Qwen3VLProcessor",
+    }  # fmt: skip
+    images = {"image_processor_type": "Qwen2VLImageProcessorFast"}
+    videos = {"video_processor_type": "Qwen3VLVideoProcessor"}
+    for name, least, most, kind in (
+        ("preprocessor_config.json", 65_536, 16_777_216, images),
+        ("video_preprocessor_config.json", 4_096, 25_165_824, videos),
+    ):
+        content = {"size": {"shortest_edge": least, "longest_edge": most}, **shared, **kind}
+        (folder / name).write_text(json.dumps(content, indent=1))
+    template = Path(__file__).with_name("chat_template.jinja")
+    (folder / "chat_template.jinja").write_bytes(template.read_bytes())
+
+
+if __name__ == "__main__":
+    full_size(sys.argv[1], *sys.argv[2:3])

@@ -7,6 +7,7 @@ rendered is an InvalidArgument that names the message. Next: render.py.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,6 +29,16 @@ _ROLES: dict[str, Role] = {
 _IMAGE_KEYS, _VIDEO_KEYS = ("image", "image_url"), ("video", "video_url")
 _IMAGE_TYPES = frozenset({"image", "image_url", "input_image"})
 _VIDEO_TYPES = frozenset({"video", "video_url", "input_video"})
+# Keys that say how to look at a picture or video: Qwen's, and OpenAI's `detail`.
+_KNOWN: dict[str, tuple[str, ...]] = {
+    "image": ("min_pixels", "max_pixels", "detail"),
+    "video": ("min_pixels", "max_pixels", "total_pixels", "fps"),
+}
+_REFUSED = (
+    "resized_height", "resized_width", "nframes", "min_frames", "max_frames", "video_start",
+    "video_end", "raw_fps", "sample_fps",
+)  # fmt: skip
+_DETAILS = ("auto", "low", "high", "original")
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Medium:
 
     kind: Literal["image", "video"]
     source: Any  # as given: a path, URL, bytes, array or picture object
+    options: tuple[tuple[str, Any], ...] = ()  # how to look at it, see _KNOWN
 
 
 @dataclass(frozen=True)
@@ -147,9 +159,9 @@ def _part(where: str, part: Any) -> str | Medium:
     kind = part.get("type")
     known = kind if isinstance(kind, str) else ""
     if known in _IMAGE_TYPES or any(key in part for key in _IMAGE_KEYS):
-        return Medium("image", _source(where, part, _IMAGE_KEYS))
+        return _medium(where, part, "image", _IMAGE_KEYS)
     if known in _VIDEO_TYPES or any(key in part for key in _VIDEO_KEYS):
-        return Medium("video", _source(where, part, _VIDEO_KEYS))
+        return _medium(where, part, "video", _VIDEO_KEYS)
     text = part.get("text")
     if isinstance(text, str):
         return text
@@ -157,6 +169,38 @@ def _part(where: str, part: Any) -> str | Medium:
         f"{where}: unexpected type of part {kind!r}",
         hint="parts are text, image, image_url, input_image, input_text, video and video_url",
     )
+
+
+def _medium(
+    where: str, part: Mapping[str, Any], kind: Literal["image", "video"], keys: tuple[str, ...]
+) -> Medium:
+    given = {**part}
+    for key in keys:  # OpenAI's {"url": ..., "detail": ...}
+        if isinstance(part.get(key), Mapping):
+            given = {**part[key], **given}
+    options: list[tuple[str, Any]] = []
+    for name in (*_KNOWN["image"], *_KNOWN["video"], *_REFUSED):
+        if given.get(name) is None or name in dict(options):
+            continue
+        if name not in _KNOWN[kind]:
+            raise InvalidArgument(
+                f"{where}: {name} has no meaning for {kind}s here",
+                hint=f"what can be given: {', '.join(_KNOWN[kind])}",
+            )
+        options.append((name, _option(where, name, given[name])))
+    return Medium(kind, _source(where, part, keys), tuple(options))
+
+
+def _option(where: str, name: str, value: Any) -> Any:
+    if name == "detail":
+        if value not in _DETAILS:
+            raise InvalidArgument(f"{where}: detail must be one of {', '.join(_DETAILS)}")
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf or (name != "fps" and value != int(value)):
+        kind = "number" if name == "fps" else "whole number"
+        raise InvalidArgument(f"{where}: {name} must be a {kind} above 0, not {value!r}")
+    return float(value) if name == "fps" else int(value)
 
 
 def _source(where: str, part: Mapping[str, Any], keys: tuple[str, ...]) -> Any:

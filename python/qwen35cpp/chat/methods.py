@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .._map import Mapped
     from .._request import ChatOptions
     from ..llama import Llama
-    from ..vision import Place
+    from ..vision import Limits, Place
     from .answer import ChatText
     from .conversation import ChatStream
     from .messages import Message
@@ -41,6 +41,7 @@ class ChatMethods:
     _engine: Engine
     _end_tokens: frozenset[int]
     _chat_template: str | os.PathLike[str] | None
+    _limits: Limits | None
     _chat_model: ChatModel | None = None
 
     @overload
@@ -121,7 +122,10 @@ class ChatMethods:
             thinking_budget: tokens of thought at most, to the token; 0 is no thought.
             images: one picture or several that go before the text of the last message, each a path,
                 encoded bytes, a data URL, a PIL.Image or an array. Messages may hold pictures and
-                videos of their own, as parts of their content.
+                videos of their own, as parts of their content. Such a part may say how to look at
+                it: `min_pixels` and `max_pixels` (of a picture, or of each frame), for videos
+                `total_pixels` (of all frames) and `fps`, for pictures OpenAI's `detail` ("low" is
+                the budget "fast").
             stream: return an iterator of chunks instead of the whole answer.
             options: as in `generate`, see ChatOptions.
 
@@ -165,10 +169,11 @@ class ChatMethods:
             kind: ask for a box or for a point.
             options: as in `generate`, see ChatOptions; `budget` is "grounding" by default.
         """
-        from ..vision.load import open_picture
+        from ..vision.load import DEFAULT_LIMITS, open_picture
         from ..vision.locate import question, read_places
 
-        pixels = open_picture(image)
+        limits = options.get("limits") or self._limits or DEFAULT_LIMITS
+        pixels = open_picture(image, limits)
         height, width, _ = pixels.shape
         chosen: dict[str, Any] = {"temperature": 0, "budget": "grounding", **options}
         answer = self.chat(question(what, kind), images=[pixels], think=False, **chosen)
@@ -379,5 +384,7 @@ class ChatMethods:
         from .model import ChatModel
 
         if self._chat_model is None:
-            self._chat_model = ChatModel(self._engine, self._end_tokens, self._chat_template)
+            self._chat_model = ChatModel(
+                self._engine, self._end_tokens, self._limits, self._chat_template
+            )
         return self._chat_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .._engine import Engine
@@ -20,7 +21,7 @@ from .tools import Tool, parameters_of, tool_schemas
 from .vocabulary import THINK, Vocabulary, thinks_by_default
 
 if TYPE_CHECKING:
-    from ..vision import Budget, PicturePrompt, Preset, View
+    from ..vision import Budget, Limits, PicturePrompt, Preset, View
     from .custom import ChatTemplate
 
 _MOST_TEMPLATES = 4  # compiled at once; each has a process
@@ -61,10 +62,12 @@ class ChatModel:
         self,
         engine: Engine,
         end_tokens: frozenset[int],
+        limits: Limits | None = None,
         chat_template: str | os.PathLike[str] | None = None,
     ) -> None:
-        """`chat_template`: see Llama."""
+        """`limits`, `chat_template`: see Llama."""
         self._engine = engine
+        self._limits = limits
         self._end_tokens = end_tokens
         self.vocabulary = Vocabulary(engine.tokenize)
         self._templates: dict[str, ChatTemplate] = {}  # the last few, by their text
@@ -94,6 +97,7 @@ class ChatModel:
         add_generation_prompt: bool = True,
         add_vision_id: bool = False,
         expand: Expand = as_given,
+        check_count: Callable[[int], None] | None = None,
         chat_template: str | os.PathLike[str] | None = None,
     ) -> Rendered:
         """A conversation as token ids, see render.render; `thinking` None: as the model does."""
@@ -109,9 +113,10 @@ class ChatModel:
             add_vision_id=add_vision_id,
             expand=expand,
             template=template,
+            check_count=check_count,
         )
 
-    def _expand(self, budget: Budget | Preset) -> Expand:
+    def _expand(self, budget: Budget | Preset, limits: Limits | None) -> Expand:
         """Decodes pictures and resizes them to the budget when they are rendered."""
         if budget != "default":  # one that does not exist is an error without pictures too
             from ..vision import budget_of
@@ -119,34 +124,41 @@ class ChatModel:
             budget_of(budget)
 
         def expand(medium: Medium) -> Sequence[tuple[str, View]]:
-            from ..vision import Picture, budget_of, video_parts  # not for text: it takes numpy
+            from ..vision import budget_of  # not for text: it takes numpy
 
-            sizes = budget_of(budget)
-            preset = budget if isinstance(budget, str) else "default"
             self._engine.tower()  # a missing tower is said before pictures are decoded
-            if medium.kind == "video":
-                return video_parts(medium.source, preset)
-            return [("", Picture.open(medium.source, sizes))]
+            return _views(medium, budget_of(budget), self._limits_or(limits))
 
         return expand
+
+    def _limits_or(self, limits: Limits | None) -> Limits:
+        from ..vision.load import DEFAULT_LIMITS
+
+        return limits or self._limits or DEFAULT_LIMITS
 
     def preparation(
         self, budget: Budget | Preset
     ) -> Callable[[Sequence[Message]], list[int] | PicturePrompt]:
         """Renders conversations for an answer without a thought; a picture is decoded once."""
-        expand = self._expand(budget)
-        opened: dict[tuple[str, int], Sequence[tuple[str, View]]] = {}
+        expand = self._expand(budget, None)
+        opened: dict[tuple[Any, ...], Sequence[tuple[str, View]]] = {}
         kept: list[Any] = []  # so that no id is used again
 
         def expand_once(medium: Medium) -> Sequence[tuple[str, View]]:
-            key = (medium.kind, id(medium.source))
+            key = (medium.kind, id(medium.source), medium.options)
             if key not in opened:
                 opened[key] = expand(medium)
                 kept.append(medium.source)
             return opened[key]
 
         def prepare(messages: Sequence[Message]) -> list[int] | PicturePrompt:
-            return _with_pictures(self.render(messages, thinking=False, expand=expand_once))
+            rendered = self.render(
+                messages,
+                thinking=False,
+                expand=expand_once,
+                check_count=lambda count: self._limits_or(None).check_count(count),
+            )
+            return _with_pictures(rendered)
 
         return prepare
 
@@ -173,7 +185,8 @@ class ChatModel:
         if forced_call is not None:
             _check_forced(forced_call, parameters_of(schemas))
         rest = dict(options)
-        expand = self._expand(rest.pop("budget", "default"))
+        limits = rest.pop("limits", None)
+        expand = self._expand(rest.pop("budget", "default"), limits)
         template = rest.pop("chat_template", None)
 
         def rendered_of(some: Sequence[Message]) -> Rendered:
@@ -184,6 +197,7 @@ class ChatModel:
                 add_vision_id=add_vision_id,
                 expand=expand,
                 chat_template=template,
+                check_count=lambda count: self._limits_or(limits).check_count(count),
             )
 
         rendered = rendered_of(messages)
@@ -226,6 +240,25 @@ class ChatModel:
     def answer(self, request: ChatRequest) -> ChatStream:
         """The answer, generated while it is read."""
         return ChatStream(answer(self._engine, self.vocabulary, request))
+
+
+def _views(medium: Medium, budget: Budget, limits: Limits) -> Sequence[tuple[str, View]]:
+    """What a picture or video is shown as, with the settings of its part of the message."""
+    from ..vision import BUDGETS, Picture, View, as_video, video_parts
+
+    options = dict(medium.options)
+    if medium.kind == "video":
+        total = options.pop("total_pixels", None)
+        if total is not None:
+            least = min(total, budget.min_video_pixels)
+            budget = replace(budget, min_video_pixels=least, max_video_pixels=total)
+        return video_parts(as_video(medium.source, **options), budget, limits)
+    if options and isinstance(medium.source, View):
+        raise InvalidArgument(f"{', '.join(options)}: a vision.Picture has its size already")
+    if options.pop("detail", None) == "low":
+        budget = BUDGETS["fast"]
+    least, most = options.get("min_pixels"), options.get("max_pixels")
+    return [("", Picture.open(medium.source, budget.of_one(least, most), limits))]
 
 
 def _with_pictures(rendered: Rendered) -> list[int] | PicturePrompt:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,6 +101,7 @@ def render(
     add_vision_id: bool = False,
     expand: Expand = as_given,
     template: ChatTemplate | None = None,
+    check_count: Callable[[int], None] | None = None,
 ) -> Rendered:
     """Renders a conversation.
 
@@ -114,6 +115,7 @@ def render(
         add_vision_id: number the pictures ("Picture 1: ") over the conversation.
         expand: what each picture is shown as; videos are a time and a placeholder, again and again.
         template: renders instead of the code here.
+        check_count: called with the number of pictures and videos, if any, before they are opened.
 
     Raises:
         InvalidArgument: a message cannot be rendered; the text names its index. Or a template does
@@ -121,6 +123,9 @@ def render(
         TemplateInvalid: the template fails.
     """
     turns = parse_messages(messages)
+    count = sum(isinstance(part, Medium) for turn in turns for part in turn.content)
+    if count and check_count is not None:
+        check_count(count)
     if template is None:
         frames = _Frames(add_vision_id, expand)
         pieces = frames.whole(turns, tools)

@@ -185,13 +185,14 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
         "-i", "--image", action="append", metavar="FILE", help="a picture; may be given again"
     )
     parser.add_argument(
-        "--video", action="append", metavar="FILE", help="a video; may be given again"
+        "-v", "--video", action="append", metavar="FILE", help="a video; may be given again"
     )
     parser.add_argument(
         "--budget",
         choices=("fast", "default", "grounding"),
         default="default",
-        help="size of pictures: fast costs at most 256 tokens, grounding at least 1,024",
+        help="size of pictures: fast costs at most 256 tokens, and 1,024 for a video; grounding at "
+        "least 1,024",
     )
     parser.add_argument("--mmproj", metavar="FILE", help="the vision tower (default: looked for)")
 

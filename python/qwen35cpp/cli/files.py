@@ -10,6 +10,7 @@ from ._common import Commands, Progress, add_model_file, print_json
 _PROBLEMS = 1  # the exit code of `verify` when it finds any
 
 _TYPE_HELP = "such as q4_k_m, q8_0, bf16 or f16"
+_VISION_HELP = "of the vision tower's matrices: f32, f16, bf16 or q8_0"
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -27,6 +28,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="where the vision tower goes (default: a file of its own beside the model)",
     )
     convert.add_argument(
+        "--vision-type",
+        metavar="TYPE",
+        help=f"{_VISION_HELP} (default: f16, or TYPE itself if it is a float type)",
+    )
+    convert.add_argument(
         "--no-mtp", action="store_true", help="leave out the multi-token-prediction layer"
     )
     convert.set_defaults(run=run_convert)
@@ -37,6 +43,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     quantize.add_argument("source", metavar="IN", help="a GGUF file, best in F32, BF16 or F16")
     quantize.add_argument("output", metavar="OUT", help="the file to write")
     quantize.add_argument("type", metavar="TYPE", help=_TYPE_HELP)
+    quantize.add_argument(
+        "--vision-type", metavar="TYPE", help=f"{_VISION_HELP} (default: as they are)"
+    )
     quantize.add_argument("--imatrix", metavar="FILE", help="importance of the columns")
     quantize.add_argument(
         "--allow-requantize", action="store_true", help="accept a file of less than 8 bits"
@@ -58,6 +67,7 @@ def run_convert(args: argparse.Namespace) -> int:
         args.output,
         args.type,
         vision=args.vision,
+        vision_type=args.vision_type,
         mtp=not args.no_mtp,
         progress=progress,
     )
@@ -73,6 +83,7 @@ def run_quantize(args: argparse.Namespace) -> int:
         args.source,
         args.output,
         args.type,
+        vision_type=args.vision_type,
         imatrix=args.imatrix,
         allow_requantize=args.allow_requantize,
         progress=progress,

@@ -176,7 +176,8 @@ def _content(content: Any, where: str) -> Any:
         elif kind == "refusal":
             parts.append({"type": "text", "text": part.get("refusal")})
         elif kind == "input_image" and part.get("image_url"):
-            parts.append({"type": "image_url", "image_url": part["image_url"]})
+            shown = {"image_url": part["image_url"], "detail": part.get("detail")}
+            parts.append({"type": "image_url", **shown})
         else:
             raise bad(f"{where}: content of type {kind!r} is not supported", where)
     return parts

@@ -25,7 +25,7 @@ class Settings:
         parallel: requests that run at once; more wait.
         queue: requests that may wait; the next is told to come back later.
         max_body: bytes of a request.
-        max_images: pictures in a request.
+        max_images: pictures in a request; the Llama has a limit of its own, see vision.Limits.
         body_idle: seconds without a byte after which a request is given up.
         timeout: seconds that a request may run; 0 is no limit.
         stalled: seconds after which a reader that takes nothing loses its stream.

@@ -13,7 +13,7 @@ from .locate import Place, read_places
 from .prompt import Picture, PicturePrompt, Span, View
 from .resize import BUDGETS, Budget, Preset, budget_of, fit, target_size
 from .tower import Tower, find_tower
-from .video import Video, VideoFile, video_parts
+from .video import Video, VideoFile, as_video, video_parts
 
 __all__ = [
     "BUDGETS",
@@ -30,6 +30,7 @@ __all__ = [
     "Video",
     "VideoFile",
     "View",
+    "as_video",
     "budget_of",
     "find_tower",
     "fit",

@@ -81,12 +81,12 @@ def _total_frames(container: Any, stream: Any) -> int:
     return int(stream.frames or round(seconds * rate))
 
 
-def _send(path: str, max_volume: int, fps: float, out: IO[bytes]) -> Iterator[None]:
+def _send(path: str, limits: dict[str, Any], fps: float, out: IO[bytes]) -> Iterator[None]:
     """Writes the answer; yields after each frame."""
     import av
 
     from .resize import fit
-    from .video import frame_size, sample
+    from .video import Volume, frame_size, sample
 
     with av.open(path) as container:
         if not container.streams.video:
@@ -103,7 +103,8 @@ def _send(path: str, max_volume: int, fps: float, out: IO[bytes]) -> Iterator[No
             raise ImageInvalid("the video has no frames")
         indices = sample(total, rate, fps)
         times = [index / rate for index in indices]
-        size = frame_size(max(2, len(indices)), stream.height, stream.width, max_volume)
+        volume = Volume(**limits)
+        size = frame_size(max(2, len(indices)), stream.height, stream.width, volume)
         head = {"height": size[0], "width": size[1], "times": times}
         for number, frame in enumerate(_frames(container, stream, times)):
             pixels = fit(frame.to_ndarray(format="rgb24"), *size)
@@ -115,14 +116,14 @@ def _send(path: str, max_volume: int, fps: float, out: IO[bytes]) -> Iterator[No
 
 
 def main() -> None:
-    """`python -m qwen35cpp.vision.decode PATH MAX_VOLUME FPS`; see the head of the file."""
-    path, max_volume, fps = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    """`python -m qwen35cpp.vision.decode PATH VOLUME FPS`; see the head of the file."""
+    path, limits, fps = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
     _limit_memory()
     out = sys.stdout.buffer
     answer: dict[str, str] = {}
     sent = 0
     try:
-        for _ in _send(path, max_volume, fps, out):
+        for _ in _send(path, limits, fps, out):
             sent += 1
     except ImportError as error:
         answer = {"error": f"reading video files needs PyAV: {error}", "kind": "extra"}

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from ..errors import FileError, ImageInvalid, MissingExtra
 from .load import Pixels
 from .prompt import View
 from .resize import CELL
+from .video import Volume
 
 MAX_BYTES = 1 << 30  # of a file
 DEADLINE = 600.0  # seconds that may be spent waiting for the frames of a video
@@ -40,7 +41,7 @@ class Film:
 
     Args:
         path: the file.
-        max_volume: most pixels of all sampled frames together.
+        volume: pixels of the sampled frames.
         fps: frames to sample for each second of video.
         deadline: seconds that may be spent waiting for the decoder.
 
@@ -53,12 +54,12 @@ class Film:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        max_volume: int,
+        volume: Volume,
         fps: float,
         deadline: float = DEADLINE,
     ) -> None:
         file = Path(path)
-        self._arguments = [str(file.resolve()), str(max_volume), repr(fps)]
+        self._arguments = [str(file.resolve()), json.dumps(asdict(volume)), repr(fps)]
         self._deadline = deadline
         self._digest = _digest_of(file)
         self._lock = threading.Lock()

@@ -32,17 +32,32 @@ _DATA_URL = re.compile(r"data:(image/[\w.+-]+)?(;[\w-]+=[\w.+-]+)*(;base64)?,", 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may cost.
+    """What pictures may cost.
 
     Args:
         file_bytes: of an encoded picture.
         pixels: width times height before resizing.
         side: longest side in pixels before resizing.
+        count: pictures and videos in a prompt. Agents look at some 20 screenshots at once; the
+            server has a limit of its own.
     """
 
     file_bytes: int = 20 << 20
     pixels: int = 64_000_000
     side: int = 16_384
+    count: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.file_bytes, self.pixels, self.side, self.count) < 1:
+            raise ImageInvalid("limits of pictures must be at least 1")
+
+    def check_count(self, count: int) -> None:
+        """Refuses a prompt with too many pictures."""
+        if count > self.count:
+            raise ImageInvalid(
+                f"the prompt has {count} pictures and videos, at most {self.count} are taken",
+                hint="leave out old ones, or raise Limits.count",
+            )
 
 
 DEFAULT_LIMITS = Limits()
