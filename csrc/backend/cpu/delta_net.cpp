@@ -23,6 +23,8 @@ namespace {
 constexpr uint32_t kCols = kTileCols;
 // From this many tokens on a chunk is cheaper than steps.
 constexpr uint32_t kChunkTokens = 8;
+// How many tokens ahead raw columns are asked for.
+constexpr uint32_t kAheadTokens = 4;
 
 uint32_t channels_of(const DeltaNetArgs &a) {
   return (2 * a.k_heads + a.v_heads) * a.head_dim;
@@ -56,6 +58,10 @@ const float *raw_column(const DeltaNetArgs &a, int64_t t) {
 void convolve(const Kernels &kernels, const DeltaNetArgs &a, uint32_t t, uint32_t channel,
               float *y) {
   const int64_t i = t;
+  if (t + kAheadTokens < a.n) {  // columns are short pieces far apart
+    const float *ahead = raw_column(a, i + kAheadTokens) + channel;
+    for (uint32_t c = 0; c < a.head_dim; c += 16) __builtin_prefetch(ahead + c);
+  }
   kernels.conv4_silu(raw_column(a, i - 3) + channel, raw_column(a, i - 2) + channel,
                      raw_column(a, i - 1) + channel, raw_column(a, i) + channel, a.conv + channel,
                      channels_of(a), a.head_dim, y);
