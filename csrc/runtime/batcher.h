@@ -31,6 +31,7 @@ struct Job {
   float *logits = nullptr;       // [n_rows, n_vocab] or null
   float *last_logits = nullptr;  // [n_vocab] of the last row, or null
   float *states = nullptr;       // [n, n_embd] after the final norm, of all tokens, or null
+  bool apart = false;            // each token to the bits that it has alone; for a few tokens
 
   // The batcher's own.
   Job *next = nullptr;
