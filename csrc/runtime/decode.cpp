@@ -44,6 +44,7 @@ Status qwen35_session::decode(const int32_t *tokens, size_t n, const q35::Draws 
     Q35_TRY(check_drafts(row, certain, 0));
     return draw_rows(row, certain, 0, draws);
   }
+  const double begin = now();
   Q35_TRY(drafter.add_text(tokens, n));
   // Sessions that share a pass gain more from each other's tokens, which are certain.
   const bool crowded = model->batcher.crowded(&state);
@@ -56,7 +57,9 @@ Status qwen35_session::decode(const int32_t *tokens, size_t n, const q35::Draws 
   const double start = now();
   Q35_TRY(check_drafts(row, certain, n_drafts));
   if (!crowded) drafter.note_pass(certain + n_drafts, now() - start);
-  return draw_rows(row, certain, n_drafts, draws);
+  Q35_TRY(draw_rows(row, certain, n_drafts, draws));
+  if (!crowded) drafter.note_round(certain, n_drawn, now() - begin);
+  return kOk;
 }
 
 // One pass over n tokens and the drafts behind them. Leaves the logits of the last token and of

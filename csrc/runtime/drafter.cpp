@@ -34,6 +34,7 @@ uint64_t Drafter::scratch_bytes() const {
 }
 
 Status Drafter::set_text(const int32_t *tokens, size_t n) {
+  policy_.begin_text();
   if (uses_mtp()) {
     for (size_t i = 0; i < n; i++) head_.use(tokens[i]);
   }
@@ -64,7 +65,7 @@ const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, const
     *n_checked = plan.n;
   } else if (source_ == DraftPolicy::Source::Mtp || plan.probe) {
     source_ = DraftPolicy::Source::Mtp;
-    *n_checked = propose_mtp(model, state, tokens[0], plan.probe ? 1 : room, limits, plan);
+    *n_checked = propose_mtp(model, state, tokens[0], limits, plan);
   }
   n_checked_ = *n_checked;
   stats.drafted += n_checked_;
@@ -90,13 +91,12 @@ void Drafter::propose_lookup(uint32_t n) {
 
 // Drafts as long as it pays, and returns how many of the drafts are worth checking.
 uint32_t Drafter::propose_mtp(qwen35_model *model, SequenceState *state, int32_t token,
-                              uint32_t room, const qwen35_limits *limits,
-                              const DraftPolicy::Plan &plan) {
+                              const qwen35_limits *limits, const DraftPolicy::Plan &plan) {
   Batcher::Exclusive threads(&model->batcher);
   Backend *backend = threads.backend();
   double chance = 1, chances[kMaxDrafts];
   uint32_t allowed = 0;
-  while (n_tokens_ < room) {
+  while (n_tokens_ < plan.n) {
     const uint32_t depth = n_tokens_;
     if (depth != 0 && !policy_.worth_step(chance * policy_.mtp_chance(depth), plan.rate)) {
       break;
@@ -121,8 +121,10 @@ uint32_t Drafter::propose_mtp(qwen35_model *model, SequenceState *state, int32_t
 }
 
 void Drafter::learn(const int32_t *drawn, uint32_t n) {
-  if (!probe_) policy_.note_round(source_, n, 1 + n_checked_, n_steps_);
   if (!imposes()) {
+    if (source_ != DraftPolicy::Source::Lookup && n != 0 && n_followed_ != 0) {
+      policy_.note_missed(drawn[0] == followed_[0]);
+    }
     for (uint32_t i = 0; i < n && i < n_followed_; i++) {
       const bool right = drawn[i] == followed_[i];
       policy_.note_lookup(match_.length + i, right);
@@ -143,6 +145,10 @@ void Drafter::note_pass(uint32_t rows, double seconds) {
   stats.pass_seconds += seconds;
   stats.rows[rows - 1]++;
   stats.row_seconds[rows - 1] += seconds;
+}
+
+void Drafter::note_round(uint32_t certain, uint32_t n, double seconds) {
+  policy_.note_round({source_, probe_, certain, n_checked_, n_steps_, n}, seconds);
 }
 
 Status Drafter::impose(const float *chances, size_t n) {

@@ -39,6 +39,8 @@ class Drafter {
   // What came instead: drawn [n] tokens, of which all but the last were proposed.
   void learn(const int32_t *drawn, uint32_t n);
   void note_pass(uint32_t rows, double seconds);
+  // The whole call behind a proposal: `certain` tokens evaluated, n drawn.
+  void note_round(uint32_t certain, uint32_t n, double seconds);
 
   // Imposed acceptance, see qwen35_session_impose_acceptance().
   [[nodiscard]] Status impose(const float *chances, size_t n);
@@ -50,7 +52,7 @@ class Drafter {
  private:
   void follow_match(const qwen35_limits *limits);
   void propose_lookup(uint32_t n);
-  uint32_t propose_mtp(qwen35_model *model, SequenceState *state, int32_t token, uint32_t room,
+  uint32_t propose_mtp(qwen35_model *model, SequenceState *state, int32_t token,
                        const qwen35_limits *limits, const DraftPolicy::Plan &plan);
 
   uint32_t sources_ = 0;
