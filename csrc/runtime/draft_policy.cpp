@@ -19,6 +19,8 @@ constexpr double kMargin = 1.04;  // by which drafts have to be better than none
 // Of an account, in tokens.
 constexpr double kMostCredit = 4;
 constexpr double kLeastCredit = -0.5;
+constexpr double kTrusted = 1.2;      // a text begins with, of a source that gained lately
+constexpr double kRecent = 0.1;       // weight of a round in what was gained lately
 constexpr double kRisk = 0.4;         // of the credit that a round may lose
 constexpr double kAllowance = 0.008;  // for every plain round: the share of the time for tries,
 constexpr double kTry = 0.25;         // saved up for one that costs this or more
@@ -63,7 +65,10 @@ bool DraftPolicy::Account::allows(uint32_t n, double price) const {
 
 void DraftPolicy::begin_text() {
   for (Account *account : {&mtp_, &lookup_}) {
-    account->credit = std::min(account->credit, kStartCredit);
+    const bool trusted = account->gain > 0;
+    const double most = trusted ? kTrusted : std::max(kStartCredit, price());
+    account->credit =
+        std::min(std::max(account->credit, trusted ? kTrusted / 2 : kLeastCredit), most);
   }
 }
 
@@ -100,7 +105,9 @@ void DraftPolicy::note_round(const Round &round, double seconds) {
   const double least = parts(round.drafts, round.steps);
   seconds = std::max(least, std::min(seconds - certain, kOutlier * account->factor() * least));
   if (!round.probe) account->beyond.note(seconds / least);
-  account->add(round.tokens - seconds / plain_seconds());
+  const double gain = round.tokens - seconds / plain_seconds();
+  account->add(gain);
+  account->gain += kRecent * (gain - account->gain);
 }
 
 double DraftPolicy::price() const {

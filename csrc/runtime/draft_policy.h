@@ -8,9 +8,9 @@
 //
 // where a round is a whole call, with lookups, limits and draws, and the factor of a source is what
 // its rounds took beyond their parts. Estimates may be wrong, so each source also has an account,
-// in tokens: a round with drafts adds what it gained against plain ones, or takes what it lost.
-// Without credit there are no drafts but a rare one, so that a text in which drafts do not pay
-// takes the time of plain decoding and little more.
+// in tokens: a round with drafts adds what it gained against plain ones, or takes what it lost. A
+// text begins with little credit, and without any there are no drafts but a rare one, so that a
+// text in which they do not pay takes the time of plain decoding and little more.
 #pragma once
 
 #include <cstdint>
@@ -105,11 +105,12 @@ class DraftPolicy {
  private:
   static constexpr uint32_t kLevels = 5;       // of p
   static constexpr uint32_t kLengths = 6;      // of matches: 2, 3, 4-5, 6-9, 10-17, longer
-  static constexpr double kStartCredit = 0.5;  // a text begins with no more
+  static constexpr double kStartCredit = 0.5;  // a text begins with no more, if there is no trust
 
   struct Account {  // of a source
     double credit = kStartCredit;
-    Mean beyond;  // its rounds relative to the sum of their parts
+    double gain = 0;  // of a round with drafts lately
+    Mean beyond;      // its rounds relative to the sum of their parts
 
     double factor() const { return beyond.count == 0 ? 1.0 : beyond.value; }
     void add(double tokens);
