@@ -52,7 +52,7 @@ Status Drafter::add_text(const int32_t *tokens, size_t n) {
 const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, const int32_t *tokens,
                                 uint32_t n, uint32_t room, const qwen35_limits *limits,
                                 uint32_t *n_checked) {
-  follow_match(room == 0 ? nullptr : limits);
+  follow_match(room == 0 ? nullptr : limits);  // nobody is asked about what is not drafted
   const DraftPolicy::Lookup lookup = {match_.length, n_followed_};
   const bool mtp = uses_mtp() && n == 1;  // it drafts from the state before the last token
   const DraftPolicy::Plan plan =

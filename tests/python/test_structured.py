@@ -127,6 +127,10 @@ def test_tokens_are_followed_and_taken_back(tiny: Llama) -> None:
         matcher.accept(token)
     matcher.take_back(len(tokens))
     assert matcher.mask() == masks[0]
+    with pytest.raises(SchemaError):
+        matcher.accept(end)
+    with pytest.raises(SchemaError):  # an answer never ends well because of an error
+        _ = matcher.complete
 
 
 # ---- what is asked for --------------------------------------------------------------------------

@@ -25,13 +25,13 @@ class Matcher:
         table = table_of(engine, ends)
         self._mask_bytes = (engine.info.n_vocab + 31) // 32 * 4
         self._matcher = load("llguidance").LLMatcher(table, grammar, log_level=0)
-        self._check()
         if self.complete:
             raise SchemaError("no text follows what was asked for")
 
     @property
     def complete(self) -> bool:
         """See Constraint."""
+        self._check()  # it stops at an error too
         return bool(self._matcher.is_stopped())
 
     def mask(self) -> bytes:
