@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qwen35cpp import Field, Llama, Sampling
-from qwen35cpp._handles import Sampler
+from qwen35cpp._handles import Sampler, _Asked
 from qwen35cpp.structured.formats import format_of
 from qwen35cpp.structured.matcher import Matcher
 from qwen35cpp.structured.table import table_of
@@ -81,6 +81,34 @@ def masks(llm: Llama) -> tuple[list[float], int, int]:
     return found, len(tokens), forced
 
 
+class Fixed:
+    """Limits that are a mask made before."""
+
+    def __init__(self, mask: bytes) -> None:
+        self._mask = mask
+
+    def follow(self, _drafts: list[int]) -> int:
+        """Nothing is drafted."""
+        return 0
+
+    def allow(self, _drawn: list[int]) -> bytes:
+        """The mask."""
+        return self._mask
+
+
+def follow_cost(llm: Llama, begun: str) -> tuple[float, float]:
+    """Seconds to follow seven drafts behind a beginning of TEXT, and to ask C functions for it."""
+    grammar = format_of(SCHEMA)
+    assert grammar is not None
+    matcher = Matcher(llm._engine, llm._end_tokens, grammar.grammar)
+    for token in llm.tokenize(begun):
+        matcher.accept(token)
+    drafts = llm.tokenize(" of the rivers and old trains at night")[:7]
+    return seconds(lambda: matcher.follow(drafts, forces=True), 50), seconds(
+        lambda: _Asked(Fixed(b"")), 50
+    )
+
+
 def draw_cost(llm: Llama, begun: str) -> tuple[float, float]:
     """Seconds of a draw from random logits: free, and behind a beginning of TEXT."""
     grammar = format_of(SCHEMA)
@@ -95,11 +123,10 @@ def draw_cost(llm: Llama, begun: str) -> tuple[float, float]:
     slot = llm._engine.slots[0]
     slot.eval(llm.tokenize(" there"))
 
-    def draw(limit: bytes | None) -> None:
-        sampler.allow(limit)
-        slot.sample(sampler)
+    def draw(limits: Fixed | None) -> None:
+        slot.decode([], sampler, [], 1, limits)
 
-    return seconds(lambda: draw(None), 50), seconds(lambda: draw(mask), 50)
+    return seconds(lambda: draw(None), 50), seconds(lambda: draw(Fixed(mask)), 50)
 
 
 def main() -> None:
@@ -118,6 +145,8 @@ def main() -> None:
     text = llm.generate("Once", max_tokens=16, ignore_eos=True)
     step = text.timings.decode_seconds / len(text.tokens)
     cost = mean + inside - free
+    follow, asked = follow_cost(llm, '{"name": "Anna", "bio": "She writes')
+    print(f"drafts: {1e6 * follow:.0f} us to follow seven, {1e6 * asked:.0f} us to be asked")
     print(f"draw: {1e6 * free:.0f} us free, {1e6 * inside:.0f} us within a text")
     print(
         f"together {1e3 * cost:.2f} ms, {100 * cost / step:.1f} % of a token's {1e3 * step:.1f} ms"

@@ -24,6 +24,13 @@ Status check_vocabulary(const char *call, const qwen35_session &session,
               sampler.sampler.n_vocab(), n_vocab);
 }
 
+Status check_limits(const qwen35_limits &limits) {
+  Q35_TRY(check_struct_size("limits", limits.struct_size, sizeof limits));
+  if (limits.follow == nullptr) return refuse_null("qwen35_session_decode", "limits->follow");
+  if (limits.allow == nullptr) return refuse_null("qwen35_session_decode", "limits->allow");
+  return kOk;
+}
+
 }  // namespace
 
 void qwen35_session_defaults(qwen35_session_params *params) {
@@ -103,7 +110,7 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
     wanted = *outputs;
   }
   Q35_TRY(q35::check_snapshots(wanted, n));
-  return session->eval(tokens, n, wanted, progress, user, false);
+  return session->eval(tokens, n, wanted, progress, user);
 }
 
 qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,
@@ -210,7 +217,8 @@ qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_sampler *sam
 
 qwen35_status qwen35_session_decode(qwen35_session *session, const int32_t *tokens, size_t n,
                                     qwen35_sampler *sampler, const int32_t *stop_tokens,
-                                    size_t n_stop, qwen35_sample *out, size_t max, size_t *n_out) {
+                                    size_t n_stop, const qwen35_limits *limits, qwen35_sample *out,
+                                    size_t max, size_t *n_out) {
   clear_error();
   if (session == nullptr) return refuse_null("qwen35_session_decode", "session");
   if (tokens == nullptr && n != 0) return refuse_null("qwen35_session_decode", "tokens");
@@ -221,8 +229,10 @@ qwen35_status qwen35_session_decode(qwen35_session *session, const int32_t *toke
   if (out == nullptr) return refuse_null("qwen35_session_decode", "out");
   if (n_out == nullptr) return refuse_null("qwen35_session_decode", "n_out");
   if (max == 0) return fail(QWEN35_ERROR_ARGUMENT, "qwen35_session_decode: max is 0");
+  if (limits != nullptr) Q35_TRY(check_limits(*limits));
   Q35_TRY(check_vocabulary("qwen35_session_decode", *session, *sampler));
-  return session->decode(tokens, n, &sampler->sampler, stop_tokens, n_stop, out, max, n_out);
+  return session->decode(tokens, n,
+                         {&sampler->sampler, stop_tokens, n_stop, limits, out, max, n_out});
 }
 
 qwen35_status qwen35_session_take_back(qwen35_session *session, qwen35_sampler *sampler, size_t n) {

@@ -401,17 +401,40 @@ QWEN35_API qwen35_status qwen35_session_sample(qwen35_session *session, qwen35_s
 
 /* ---- decoding with drafts ------------------------------------------------------------------- */
 
+/* What may come next, for texts that follow a grammar: functions that qwen35_session_decode() calls
+ * on its thread while it runs. They must not use session or sampler, nor evaluate anything with the
+ * model. Zero it and set struct_size to its size.
+ *
+ * follow: how many of drafts [n], from the first on, may be evaluated behind the tokens of the
+ * call, 0 to n. A draft must not be counted when it is not allowed where it stands, nor when no
+ * token is to be drawn behind it: because the text then is whole, or because the caller knows what
+ * comes next. Called any number of times before the first draw.
+ *
+ * allow: the tokens allowed behind drawn [n], which this call has drawn. Called once before each
+ * draw, with n 0, 1, 2 and so on; a draft that turns out wrong ends the call, so that nothing is
+ * asked about what would be behind it. Words as in qwen35_sampler_allow(), which must stay until
+ * the next call; NULL: nothing can be drawn. */
+typedef struct qwen35_limits {
+  uint32_t struct_size;
+  void *user; /* given to the functions */
+  size_t (*follow)(void *user, const int32_t *drafts, size_t n);
+  const uint32_t *(*allow)(void *user, const int32_t *drawn, size_t n);
+} qwen35_limits;
+
 /* Evaluates n tokens, as qwen35_session_eval(), and draws those that follow, 1 to `max`: with
- * n == 0 from the logits that are kept. After a single token, drafts of the sources in
- * qwen35_session_params.draft are evaluated in the same pass as long as that saves time, and drawn
- * tokens are taken from the rows of drafts that were right. Tokens, log-probabilities and seeds are
- * the same as without drafts. A token of stop_tokens [n_stop] (NULL when n_stop is 0) is the last
- * one drawn. out: [max]; at most 8 are used. The last token drawn is not evaluated: give it to the
- * next call. */
+ * n == 0 from the logits that are kept. Behind 1 to 7 tokens, drafts of the sources in
+ * qwen35_session_params.draft are evaluated in the same pass as long as that saves time (those of
+ * MTP behind a single token only), and drawn tokens are taken from the rows of drafts that were
+ * right. Tokens, log-probabilities and seeds are the same as without drafts. A token of stop_tokens
+ * [n_stop] (NULL when n_stop is 0) is the last one drawn. limits may be NULL; otherwise it takes
+ * the place of qwen35_sampler_allow(), and every token is allowed again after the call. out: [max];
+ * at most 8 are used. The last token drawn is not evaluated: give it to the next call. Where a
+ * token cannot be drawn, those before it are given; the call fails when it is the first. */
 QWEN35_API qwen35_status qwen35_session_decode(qwen35_session *session, const int32_t *tokens,
                                                size_t n, qwen35_sampler *sampler,
                                                const int32_t *stop_tokens, size_t n_stop,
-                                               qwen35_sample *out, size_t max, size_t *n_out);
+                                               const qwen35_limits *limits, qwen35_sample *out,
+                                               size_t max, size_t *n_out);
 /* Undoes the last n tokens that the last qwen35_session_decode() drew, with this sampler, as if
  * they had never been drawn: for a caller that goes on otherwise. Nothing else may have happened to
  * session and sampler since. */

@@ -19,45 +19,58 @@ double now() {
 
 }  // namespace
 
-Status qwen35_session::decode(const int32_t *tokens, size_t n, q35::Sampler *sampler,
-                              const int32_t *stops, size_t n_stops, qwen35_sample *out, size_t max,
-                              size_t *n_out) {
-  if (n != 1 || !drafter.enabled()) {
-    if (n != 0) Q35_TRY(eval(tokens, n, {}, nullptr, nullptr, n == 1));
+Status qwen35_session::decode(const int32_t *tokens, size_t n, const q35::Draws &draws) {
+  if (n == 0 || n > q35::kMaxDrafts) {
+    if (n != 0) Q35_TRY(eval(tokens, n, {}, nullptr, nullptr));
     n_drawn = 0;
     if (!has_logits) {
       return fail(QWEN35_ERROR_ARGUMENT, "no logits to sample from: evaluate tokens first");
     }
     if (drafter.enabled()) Q35_TRY(drafter.add_text(tokens, n));
-    Q35_TRY(sampler->sample(kept(), out));
-    *n_out = n_drawn = 1;
+    const Status status = draw_row(kept_row, nullptr, 0, draws);
+    if (draws.limits != nullptr) draws.sampler->allow_all();
+    Q35_TRY(status);
+    *draws.n_out = n_drawn = 1;
     drafter.stats.drawn++;
     return kOk;
   }
   Q35_TRY(check_tokens(tokens, n));
   Q35_TRY(check_room(n));
   n_drawn = 0;
-  Q35_TRY(drafter.add_text(tokens, 1));
+  const uint32_t certain = static_cast<uint32_t>(n);
+  int32_t row[1 + q35::kMaxDrafts];
+  std::copy(tokens, tokens + n, row);
+  if (!drafter.enabled()) {
+    Q35_TRY(check_drafts(row, certain, 0));
+    return draw_rows(row, certain, 0, draws);
+  }
+  const double begin = now();
+  Q35_TRY(drafter.add_text(tokens, n));
   // Sessions that share a pass gain more from each other's tokens, which are certain.
   const bool crowded = model->batcher.crowded(&state);
-  const size_t left = crowded && !drafter.always() ? 0 : state.capacity() - state.position() - 1;
-  const uint32_t room = static_cast<uint32_t>(std::min({left, max - 1, size_t{q35::kMaxDrafts}}));
+  const size_t left = crowded && !drafter.always() ? 0 : state.capacity() - state.position() - n;
+  const size_t room = std::min({left, draws.max - 1, q35::kMaxDrafts + 1 - n});
   uint32_t n_drafts = 0;
-  int32_t row[1 + q35::kMaxDrafts] = {tokens[0]};
-  const int32_t *drafts = drafter.propose(model, &state, tokens[0], room, &n_drafts);
-  std::copy(drafts, drafts + n_drafts, row + 1);
+  const int32_t *drafts = drafter.propose(model, &state, tokens, certain,
+                                          static_cast<uint32_t>(room), draws.limits, &n_drafts);
+  std::copy(drafts, drafts + n_drafts, row + n);
   const double start = now();
-  Q35_TRY(check_drafts(row, n_drafts));
-  if (!crowded) drafter.note_pass(1 + n_drafts, now() - start);
-  return draw_rows(row, n_drafts, sampler, stops, n_stops, out, n_out);
+  Q35_TRY(check_drafts(row, certain, n_drafts));
+  if (!crowded) drafter.note_pass(certain + n_drafts, now() - start);
+  Q35_TRY(draw_rows(row, certain, n_drafts, draws));
+  if (!crowded) drafter.note_round(certain, n_drawn, now() - begin);
+  return kOk;
 }
 
-// One pass over a token and its drafts. Leaves the logits of every row in kept_logits.
-Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n_drafts) {
-  const uint32_t rows[1 + q35::kMaxDrafts] = {0, 1, 2, 3, 4, 5, 6, 7};
+// One pass over n tokens and the drafts behind them. Leaves the logits of the last token and of
+// every draft in kept_logits.
+Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n, uint32_t n_drafts) {
+  uint32_t rows[1 + q35::kMaxDrafts];
+  for (uint32_t i = 0; i <= n_drafts; i++) rows[i] = n - 1 + i;
   q35::Job job;
-  job.segment = {&state, 1 + n_drafts, tokens, nullptr, 0, 0, n_drafts};
+  job.segment = {&state, n + n_drafts, tokens, nullptr, 0, 0, n_drafts};
   job.drawn = true;
+  job.apart = true;  // with drafts or without, to the same bits
   job.cancel = &cancel;
   job.rows = rows;
   job.n_rows = 1 + n_drafts;
@@ -67,43 +80,61 @@ Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n_drafts) {
   return model->batcher.run(&job);
 }
 
-// tokens: what the pass has evaluated, [1 + n_drafts].
-Status qwen35_session::draw_rows(const int32_t *tokens, uint32_t n_drafts, q35::Sampler *sampler,
-                                 const int32_t *stops, size_t n_stops, qwen35_sample *out,
-                                 size_t *n_out) {
-  uint32_t n = 0;
+// Draws the token behind drawn [n], those of this call, from a row of kept_logits.
+Status qwen35_session::draw_row(uint32_t row, const int32_t *drawn, uint32_t n,
+                                const q35::Draws &draws) {
+  const uint64_t n_vocab = model->config.n_vocab;
+  if (draws.limits != nullptr) {
+    const uint32_t *words = draws.limits->allow(draws.limits->user, drawn, n);
+    if (words == nullptr) {
+      return fail(QWEN35_ERROR_ARGUMENT, "cannot sample: the limits of the call allow no token");
+    }
+    Q35_TRY(draws.sampler->allow(words, (n_vocab + 31) / 32));
+  }
+  return draws.sampler->sample(kept_logits.data() + row * n_vocab, &draws.out[n]);
+}
+
+// tokens: what the pass has evaluated, [n + n_drafts].
+Status qwen35_session::draw_rows(const int32_t *tokens, uint32_t n, uint32_t n_drafts,
+                                 const q35::Draws &draws) {
+  const int32_t *drafts = tokens + n;
+  const int32_t *end = draws.stops + draws.n_stops;
+  uint32_t count = 0;
   int32_t drawn[1 + q35::kMaxDrafts];
   Status status = kOk;
   for (;;) {
-    status = sampler->sample(kept_logits.data() + uint64_t{n} * model->config.n_vocab, &out[n]);
+    status = draw_row(count, drawn, count, draws);
     if (status != kOk) break;
-    if (drafter.imposes() && n < n_drafts && drafter.imposed(n)) out[n].token = tokens[n + 1];
-    drawn[n] = out[n].token;
-    const bool stop = std::find(stops, stops + n_stops, drawn[n]) != stops + n_stops;
-    n++;
-    if (stop || n > n_drafts || drawn[n - 1] != tokens[n]) break;
+    qwen35_sample *sample = &draws.out[count];
+    if (drafter.imposes() && count < n_drafts && drafter.imposed(count)) {
+      sample->token = drafts[count];
+    }
+    drawn[count++] = sample->token;
+    const bool stop = std::find(draws.stops, end, sample->token) != end;
+    if (stop || count > n_drafts || sample->token != drafts[count - 1]) break;
   }
+  if (draws.limits != nullptr) draws.sampler->allow_all();
   // Where a row cannot be drawn from, the tokens before it have been; the next call says why.
-  const uint32_t right = n == 0 ? 0 : n - 1;
-  drafter.learn(drawn, n);
-  accept_rows(tokens, 1 + right);
+  const uint32_t right = count == 0 ? 0 : count - 1;
+  if (drafter.enabled()) drafter.learn(drawn, count);
+  accept_rows(tokens, n, right);
   kept_row = right;
   has_logits = true;
-  n_drawn = n;
+  n_drawn = count;
   drafter.stats.accepted += right;
-  drafter.stats.drawn += n;
-  Q35_TRY(drafter.add_text(tokens + 1, right));
-  if (n == 0) return status;
-  *n_out = n;
+  drafter.stats.drawn += count;
+  if (drafter.enabled()) Q35_TRY(drafter.add_text(drafts, right));
+  if (count == 0) return status;
+  *draws.n_out = count;
   return kOk;
 }
 
-// The first n rows of the pass belong to the sequence.
-void qwen35_session::accept_rows(const int32_t *tokens, uint32_t n) {
-  note_states(tokens, n);
-  state.advance(n, n);
-  state.drop_leftovers();
-  state.set_logged(n - 1);
+// The n tokens of a pass and the first drafts, which were right, belong to the sequence.
+void qwen35_session::accept_rows(const int32_t *tokens, uint32_t n, uint32_t right) {
+  note_states(tokens, n + right);
+  state.advance(n + right, n + right);
+  if (drafter.enabled()) state.drop_leftovers();
+  state.set_logged(right);
 }
 
 Status qwen35_session::take_back(q35::Sampler *sampler, size_t n) {

@@ -15,12 +15,19 @@ constexpr double kStepGuess = 0.15;  // the same for a step of the MTP layer
 constexpr uint32_t kSure = 3;        // measurements after which a guess is forgotten
 constexpr double kHope = 1.0 / 500;  // of the way back to the guess, in every plain round
 
-constexpr double kMargin = 1.04;       // by which drafts have to be better than none
-constexpr double kProbeShare = 0.005;  // of the time may go into probes
+constexpr double kMargin = 1.04;  // by which drafts have to be better than none
+// Of an account, in tokens.
+constexpr double kMostCredit = 4;
+constexpr double kLeastCredit = -0.5;
+constexpr double kTrusted = 1.2;      // a text begins with, of a source that gained lately
+constexpr double kRecent = 0.1;       // weight of a round in what was gained lately
+constexpr double kRisk = 0.4;         // of the credit that a round may lose
+constexpr double kAllowance = 0.008;  // for every plain round: the share of the time for tries,
+constexpr double kTry = 0.25;         // saved up for one that costs this or more
+constexpr double kMissed = 0.5;       // of what a lookup would have gained in a round without it
 // Everything is compared with plain decoding, whose time grows with the context.
 constexpr uint64_t kPlainSoon = 16, kPlainLate = 200;  // rounds between two plain ones
-constexpr uint32_t kTrial = 12;  // rounds after which a source is judged by its results
-constexpr uint64_t kRest = 300;  // rounds that it then is left alone
+constexpr double kOutlier = 1.25;                      // of a mean: more counts as much
 
 }  // namespace
 
@@ -37,6 +44,32 @@ void Duration::note(double measured) {
   }
   seconds += measured < seconds ? 0.2 * (measured - seconds)
                                 : std::min(0.05 * (measured - seconds), 0.02 * seconds);
+}
+
+void Mean::note(double measured) {
+  if (count++ < kSure) {
+    value = count == 1 ? measured : std::min(value, measured);
+    return;
+  }
+  value += 0.05 * (std::min(measured, kOutlier * value) - value);
+}
+
+void DraftPolicy::Account::add(double tokens) {
+  credit = std::max(kLeastCredit, std::min(kMostCredit, credit + tokens));
+}
+
+bool DraftPolicy::Account::allows(uint32_t n, double price) const {
+  const double loss = ((1 + n * price) * factor()) - 1;
+  return loss <= (n == 1 ? credit : kRisk * credit);
+}
+
+void DraftPolicy::begin_text() {
+  for (Account *account : {&mtp_, &lookup_}) {
+    const bool trusted = account->gain > 0;
+    const double most = trusted ? kTrusted : std::max(kStartCredit, price());
+    account->credit =
+        std::min(std::max(account->credit, trusted ? kTrusted / 2 : kLeastCredit), most);
+  }
 }
 
 void DraftPolicy::note_pass(uint32_t rows, double seconds) {
@@ -58,15 +91,33 @@ double DraftPolicy::step_seconds() const {
   return step_.count != 0 ? step_.seconds : kStepGuess * pass_.seconds;
 }
 
-void DraftPolicy::note_round(Source source, uint32_t tokens, uint32_t rows, uint32_t steps) {
-  if (source == Source::None) return;
-  Record &r = record(source);
-  r.tokens = r.tokens * kMemory + tokens;
-  r.seconds =
-      r.seconds * kMemory + pass_.seconds + (rows - 1) * row_.seconds + steps * step_.seconds;
-  if (++r.rounds < kTrial || r.tokens * pass_.seconds >= r.seconds) return;
-  r = {};
-  r.rests_until = round_ + kRest;
+void DraftPolicy::note_round(const Round &round, double seconds) {
+  const double certain = (round.certain - 1) * row_seconds();  // would be read without drafts too
+  if (round.source == Source::None) {
+    plain_.note(std::max(0.0, seconds - certain));
+    for (Account *account : {&mtp_, &lookup_}) {
+      if (account->credit < price()) account->add(kAllowance);
+    }
+    return;
+  }
+  Account *account = round.source == Source::Mtp ? &mtp_ : &lookup_;
+  // Less than its parts it takes only where those are overestimated.
+  const double least = parts(round.drafts, round.steps);
+  seconds = std::max(least, std::min(seconds - certain, kOutlier * account->factor() * least));
+  if (!round.probe) account->beyond.note(seconds / least);
+  const double gain = round.tokens - seconds / plain_seconds();
+  account->add(gain);
+  account->gain += kRecent * (gain - account->gain);
+}
+
+double DraftPolicy::price() const {
+  return std::max(kTry, mtp_.factor() * parts(1, 1) / plain_seconds() - 1);
+}
+
+void DraftPolicy::note_missed(bool right) {
+  if (pass_.count == 0) return;
+  const double row = row_seconds() / plain_seconds();
+  lookup_.add(kMissed * (right ? 1 - row : -row));
 }
 
 void DraftPolicy::note_mtp(uint32_t depth, float p, bool right) {
@@ -104,7 +155,7 @@ double DraftPolicy::lookup_chance(uint32_t length) const {
 DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &lookup) {
   round_++;
   if (pass_.count == 0) return {Source::None, 0, 0, false};  // the first pass is measured alone
-  Plan best = {Source::None, 0, 1.0 / pass_.seconds, false};
+  Plan best = {Source::None, 0, 1.0 / plain_seconds(), false};
   if (round_ - last_plain_ > (pass_.count < 2 * kSure ? kPlainSoon : kPlainLate)) return best;
   if (row_.count < kSure) room = std::min(room, 1u);  // until it is known what rows cost
   double needed = kMargin * best.rate;
@@ -114,21 +165,25 @@ DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &looku
     needed = best.rate;
   };
   double chance = 1, tokens = 1;
-  const uint32_t found = round_ < lookup_.rests_until ? 0 : std::min(room, lookup.n);
-  for (uint32_t n = 1; n <= found; n++) {
+  const double row = row_seconds() / plain_seconds(), step = step_seconds() / plain_seconds();
+  for (uint32_t n = 1; n <= std::min(room, lookup.n) && lookup_.allows(n, row); n++) {
     chance *= lookup_chance(lookup.match + n - 1);
     tokens += chance;
-    consider(Source::Lookup, n, tokens, pass_seconds(1 + n));
+    consider(Source::Lookup, n, tokens, lookup_.factor() * parts(n, 0));
   }
   chance = tokens = 1;
-  for (uint32_t n = 1; n <= room && mtp && round_ >= mtp_.rests_until; n++) {
+  uint32_t most = 0;
+  for (uint32_t n = 1; n <= room && mtp && mtp_.allows(n, row + step); n++) {
+    most = n;
     chance *= mtp_chance(n - 1);
     tokens += chance;
-    consider(Source::Mtp, n, tokens, pass_seconds(1 + n) + n * step_seconds());
+    consider(Source::Mtp, n, tokens, mtp_.factor() * parts(n, n));
   }
-  const double interval = std::max(8.0, step_seconds() / (kProbeShare * pass_.seconds));
-  best.probe = best.source == Source::None && mtp && room > 0 &&
-               static_cast<double>(round_ - last_mtp_) > interval;
+  if (best.source == Source::Mtp) best.n = most;  // what the drafts are worth ends them
+  // What was gained before is not for probes of what does not pay now.
+  best.probe = best.source == Source::None && mtp && room > 0 && mtp_.credit >= price() &&
+               static_cast<double>(round_ - last_mtp_) * kAllowance > price();
+  if (best.probe) best.n = 1;
   if (best.source == Source::Mtp || best.probe) last_mtp_ = round_;
   return best;
 }

@@ -2,12 +2,15 @@
 // It learns while decoding what everything costs on this machine and how often drafts are right in
 // this text, and compares
 //
-//   plain    1 token                              in  pass(1)
-//   lookup   1 + a_1 + a_1 a_2 + ... tokens       in  pass(1 + n)
-//   MTP      the same with its own acceptances    in  pass(1 + n) + n * step
+//   plain    1 token                              in  plain
+//   lookup   1 + a_1 + a_1 a_2 + ... tokens       in  (plain + n * row) * factor
+//   MTP      the same with its own acceptances    in  (plain + n * row + n * step) * factor
 //
-// A pass takes pass(1) and the same time for every further row. A source whose rounds turn out to
-// be slower than plain ones, for whatever reason, is left alone for a while.
+// where a round is a whole call, with lookups, limits and draws, and the factor of a source is what
+// its rounds took beyond their parts. Estimates may be wrong, so each source also has an account,
+// in tokens: a round with drafts adds what it gained against plain ones, or takes what it lost. A
+// text begins with little credit, and without any there are no drafts but a rare one, so that a
+// text in which they do not pay takes the time of plain decoding and little more.
 #pragma once
 
 #include <cstdint>
@@ -37,12 +40,20 @@ struct Duration {
   void note(double measured);
 };
 
+// A mean of late that single outliers do not move far.
+struct Mean {
+  double value = 0;
+  uint32_t count = 0;
+
+  void note(double measured);
+};
+
 class DraftPolicy {
  public:
   enum class Source { None, Mtp, Lookup };
   struct Plan {
     Source source;
-    uint32_t n;   // drafts expected
+    uint32_t n;   // drafts: of the lookup, or the most of the MTP layer
     double rate;  // tokens per second expected
     bool probe;   // no drafts pay, but one of the MTP layer is due to see whether they would
   };
@@ -55,19 +66,31 @@ class DraftPolicy {
   // A pass of the trunk over `rows` tokens, and a step of the MTP layer with its head.
   void note_pass(uint32_t rows, double seconds);
   void note_step(double seconds) { step_.note(seconds); }
-  double pass_seconds(uint32_t rows) const { return pass_.seconds + (rows - 1) * row_seconds(); }
   double step_seconds() const;
-  // What a round with drafts gave: tokens for the rows of its pass and its steps.
-  void note_round(Source source, uint32_t tokens, uint32_t rows, uint32_t steps);
+
+  struct Round {
+    Source source;     // of the drafts; None: a plain round
+    bool probe;        // see Plan
+    uint32_t certain;  // rows of the pass that were no drafts
+    uint32_t drafts;   // and those that were
+    uint32_t steps;    // of the MTP layer
+    uint32_t tokens;   // drawn
+  };
+  // What a call gave, from its beginning to its end.
+  void note_round(const Round &round, double seconds);
 
   // depth: drafts before this one, which were right. p: what the layer gave the draft.
   void note_mtp(uint32_t depth, float p, bool right);
   // length: tokens that agree before the draft.
   void note_lookup(uint32_t length, bool right);
+  // Whether the first draft of a lookup would have been right in a round without it.
+  void note_missed(bool right);
   double mtp_chance(uint32_t depth, float p) const;
   double mtp_chance(uint32_t depth) const;
   double lookup_chance(uint32_t length) const;
 
+  // Another text begins: what was right in the one before it may be wrong in this one.
+  void begin_text();
   // room: drafts that context and caller allow.
   Plan plan(uint32_t room, bool mtp, const Lookup &lookup);
   // As many as possible, whatever it costs.
@@ -75,27 +98,38 @@ class DraftPolicy {
   // Whether draft `depth` is worth a step, and whether it is worth a row of the pass. chance: that
   // it and all before it are right.
   bool worth_step(double chance, double rate) const {
-    return chance >= rate * (step_seconds() + row_seconds());
+    return chance >= rate * mtp_.factor() * (step_seconds() + row_seconds());
   }
   bool worth_row(double chance, double rate) const { return chance >= rate * row_seconds(); }
 
  private:
-  static constexpr uint32_t kLevels = 5;   // of p
-  static constexpr uint32_t kLengths = 6;  // of matches: 2, 3, 4-5, 6-9, 10-17, longer
+  static constexpr uint32_t kLevels = 5;       // of p
+  static constexpr uint32_t kLengths = 6;      // of matches: 2, 3, 4-5, 6-9, 10-17, longer
+  static constexpr double kStartCredit = 0.5;  // a text begins with no more, if there is no trust
 
-  struct Record {  // of the rounds of a source lately
-    double tokens = 0, seconds = 0;
-    uint32_t rounds = 0;
-    uint64_t rests_until = 0;  // round
+  struct Account {  // of a source
+    double credit = kStartCredit;
+    double gain = 0;  // of a round with drafts lately
+    Mean beyond;      // its rounds relative to the sum of their parts
+
+    double factor() const { return beyond.count == 0 ? 1.0 : beyond.value; }
+    void add(double tokens);
+    // Whether n drafts may be lost that cost `price` each, in plain rounds.
+    bool allows(uint32_t n, double price) const;
   };
 
   static uint32_t length_class(uint32_t length);
   double row_seconds() const;
-  Record &record(Source source) { return source == Source::Mtp ? mtp_ : lookup_; }
+  double price() const;  // of a try, in tokens
+  double plain_seconds() const { return plain_.count == 0 ? pass_.seconds : plain_.value; }
+  double parts(uint32_t drafts, uint32_t steps) const {
+    return plain_seconds() + drafts * row_seconds() + steps * step_seconds();
+  }
 
   Duration pass_, row_, step_;  // of one row; of a further row; of the MTP layer
+  Mean plain_;                  // a whole round without drafts
   uint64_t round_ = 0, last_plain_ = 0, last_mtp_ = 0;
-  Record mtp_, lookup_;
+  Account mtp_, lookup_;
   Frequency depth_[kMaxDrafts], level_[kMaxDrafts][kLevels], length_[kLengths];
 };
 

@@ -14,6 +14,12 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// How many of drafts [n] keep to the limits.
+uint32_t within(const qwen35_limits *limits, const int32_t *drafts, uint32_t n) {
+  if (limits == nullptr || n == 0) return n;
+  return static_cast<uint32_t>(std::min(size_t{n}, limits->follow(limits->user, drafts, n)));
+}
+
 }  // namespace
 
 Status Drafter::init(qwen35_model *model, uint32_t sources) {
@@ -28,6 +34,7 @@ uint64_t Drafter::scratch_bytes() const {
 }
 
 Status Drafter::set_text(const int32_t *tokens, size_t n) {
+  policy_.begin_text();
   if (uses_mtp()) {
     for (size_t i = 0; i < n; i++) head_.use(tokens[i]);
   }
@@ -42,18 +49,14 @@ Status Drafter::add_text(const int32_t *tokens, size_t n) {
   return kOk;
 }
 
-const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, int32_t token,
-                                uint32_t room, uint32_t *n_checked) {
-  match_ = lookup_.find();
-  n_followed_ = 0;
-  while (match_.length != 0 && n_followed_ < kMaxDrafts) {
-    const int32_t next = lookup_.token(match_, n_followed_, followed_);
-    if (next < 0) break;  // a picture
-    followed_[n_followed_++] = next;
-  }
+const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, const int32_t *tokens,
+                                uint32_t n, uint32_t room, const qwen35_limits *limits,
+                                uint32_t *n_checked) {
+  follow_match(room == 0 ? nullptr : limits);  // nobody is asked about what is not drafted
   const DraftPolicy::Lookup lookup = {match_.length, n_followed_};
-  const DraftPolicy::Plan plan = always() ? DraftPolicy::all(room, uses_mtp(), lookup)
-                                          : policy_.plan(room, uses_mtp(), lookup);
+  const bool mtp = uses_mtp() && n == 1;  // it drafts from the state before the last token
+  const DraftPolicy::Plan plan =
+      always() ? DraftPolicy::all(room, mtp, lookup) : policy_.plan(room, mtp, lookup);
   source_ = plan.source;
   probe_ = plan.probe;
   n_tokens_ = n_steps_ = *n_checked = 0;
@@ -62,11 +65,23 @@ const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, int32
     *n_checked = plan.n;
   } else if (source_ == DraftPolicy::Source::Mtp || plan.probe) {
     source_ = DraftPolicy::Source::Mtp;
-    *n_checked = propose_mtp(model, state, token, plan.probe ? 1 : room, plan);
+    *n_checked = propose_mtp(model, state, tokens[0], limits, plan);
   }
   n_checked_ = *n_checked;
   stats.drafted += n_checked_;
   return tokens_;
+}
+
+// What the lookup expects, as far as it keeps to the limits.
+void Drafter::follow_match(const qwen35_limits *limits) {
+  match_ = lookup_.find();
+  n_followed_ = 0;
+  while (match_.length != 0 && n_followed_ < kMaxDrafts) {
+    const int32_t next = lookup_.token(match_, n_followed_, followed_);
+    if (next < 0) break;  // a picture
+    followed_[n_followed_++] = next;
+  }
+  n_followed_ = within(limits, followed_, n_followed_);
 }
 
 void Drafter::propose_lookup(uint32_t n) {
@@ -76,11 +91,12 @@ void Drafter::propose_lookup(uint32_t n) {
 
 // Drafts as long as it pays, and returns how many of the drafts are worth checking.
 uint32_t Drafter::propose_mtp(qwen35_model *model, SequenceState *state, int32_t token,
-                              uint32_t room, const DraftPolicy::Plan &plan) {
+                              const qwen35_limits *limits, const DraftPolicy::Plan &plan) {
   Batcher::Exclusive threads(&model->batcher);
   Backend *backend = threads.backend();
   double chance = 1, chances[kMaxDrafts];
-  while (n_tokens_ < room) {
+  uint32_t allowed = 0;
+  while (n_tokens_ < plan.n) {
     const uint32_t depth = n_tokens_;
     if (depth != 0 && !policy_.worth_step(chance * policy_.mtp_chance(depth), plan.rate)) {
       break;
@@ -96,15 +112,19 @@ uint32_t Drafter::propose_mtp(qwen35_model *model, SequenceState *state, int32_t
     tokens_[n_tokens_++] = token;
     chance *= policy_.mtp_chance(depth, p_[depth]);
     chances[depth] = chance;
+    if (within(limits, tokens_, n_tokens_) < n_tokens_) break;
+    allowed++;
   }
-  uint32_t n = n_tokens_;
+  uint32_t n = allowed;
   while (n > 0 && !policy_.worth_row(chances[n - 1], plan.rate)) n--;
   return n;
 }
 
 void Drafter::learn(const int32_t *drawn, uint32_t n) {
-  if (!probe_) policy_.note_round(source_, n, 1 + n_checked_, n_steps_);
   if (!imposes()) {
+    if (source_ != DraftPolicy::Source::Lookup && n != 0 && n_followed_ != 0) {
+      policy_.note_missed(drawn[0] == followed_[0]);
+    }
     for (uint32_t i = 0; i < n && i < n_followed_; i++) {
       const bool right = drawn[i] == followed_[i];
       policy_.note_lookup(match_.length + i, right);
@@ -125,6 +145,10 @@ void Drafter::note_pass(uint32_t rows, double seconds) {
   stats.pass_seconds += seconds;
   stats.rows[rows - 1]++;
   stats.row_seconds[rows - 1] += seconds;
+}
+
+void Drafter::note_round(uint32_t certain, uint32_t n, double seconds) {
+  policy_.note_round({source_, probe_, certain, n_checked_, n_steps_, n}, seconds);
 }
 
 Status Drafter::impose(const float *chances, size_t n) {

@@ -30,13 +30,17 @@ class Drafter {
   [[nodiscard]] Status add_text(const int32_t *tokens, size_t n);
   void take_back(uint32_t n) { lookup_.truncate(lookup_.size() - n); }
 
-  // Proposes at most `room` tokens behind `token`, which comes behind those of `state`.
-  // *n_checked: how many of them are worth a row of the pass. Returns all, until the next call.
-  const int32_t *propose(qwen35_model *model, SequenceState *state, int32_t token, uint32_t room,
+  // Proposes at most `room` drafts behind tokens [n], which come behind those of `state`. limits:
+  // that they keep to, or null. *n_checked: how many of them are worth a row of the pass. Returns
+  // all, until the next call.
+  const int32_t *propose(qwen35_model *model, SequenceState *state, const int32_t *tokens,
+                         uint32_t n, uint32_t room, const qwen35_limits *limits,
                          uint32_t *n_checked);
   // What came instead: drawn [n] tokens, of which all but the last were proposed.
   void learn(const int32_t *drawn, uint32_t n);
   void note_pass(uint32_t rows, double seconds);
+  // The whole call behind a proposal: `certain` tokens evaluated, n drawn.
+  void note_round(uint32_t certain, uint32_t n, double seconds);
 
   // Imposed acceptance, see qwen35_session_impose_acceptance().
   [[nodiscard]] Status impose(const float *chances, size_t n);
@@ -46,9 +50,10 @@ class Drafter {
   qwen35_draft_stats stats = {};
 
  private:
+  void follow_match(const qwen35_limits *limits);
   void propose_lookup(uint32_t n);
-  uint32_t propose_mtp(qwen35_model *model, SequenceState *state, int32_t token, uint32_t room,
-                       const DraftPolicy::Plan &plan);
+  uint32_t propose_mtp(qwen35_model *model, SequenceState *state, int32_t token,
+                       const qwen35_limits *limits, const DraftPolicy::Plan &plan);
 
   uint32_t sources_ = 0;
   DraftHead head_;

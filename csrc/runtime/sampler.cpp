@@ -137,7 +137,7 @@ Status Sampler::accept(const int32_t *tokens, size_t n, bool from_prompt) {
 Status Sampler::allow(const uint32_t *words, size_t n_words) {
   const size_t expected = (static_cast<size_t>(n_vocab_) + 31) / 32;
   if (words == nullptr) {
-    allowed_.clear();
+    allow_all();
     return kOk;
   }
   if (n_words != expected) {

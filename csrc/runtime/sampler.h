@@ -40,6 +40,7 @@ class Sampler {
   // Only tokens whose bit is set can be drawn from now on. words: [n_words], copied, with
   // n_words (n_vocab + 31) / 32; NULL lifts the limit.
   [[nodiscard]] Status allow(const uint32_t *words, size_t n_words);
+  void allow_all() { allowed_.clear(); }
 
   // logits: [n_vocab]. NaN counts as -inf, +inf as the largest float. Accepts the token drawn;
   // after a failure the sampler is as before. Never allocates.

@@ -127,7 +127,7 @@ Status qwen35_session::check_tokens(const int32_t *tokens, size_t n) const {
 }
 
 Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_outputs &wanted,
-                            qwen35_progress progress, void *user, bool drawn) {
+                            qwen35_progress progress, void *user) {
   Q35_TRY(check_tokens(tokens, n));
   Q35_TRY(check_room(n));
   n_drawn = 0;
@@ -137,7 +137,7 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
     const uint32_t count = next_piece(done, n);
     const bool last = done + count == n;
     const uint8_t *want = outputs.want == nullptr ? nullptr : outputs.want + done;
-    Q35_TRY(eval_piece(tokens + done, count, want, last, drawn, &outputs));
+    Q35_TRY(eval_piece(tokens + done, count, want, last, &outputs));
     done += count;
     if (progress != nullptr && progress(user, done, n) != 0) {
       return fail(QWEN35_ERROR_CANCELLED, "cancelled after %zu of %zu tokens", done, n);
@@ -245,7 +245,7 @@ void qwen35_session::settle() {
 
 // Evaluates a piece of a call, gives what is asked for of it and moves the output pointers on.
 Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
-                                  bool drawn, qwen35_outputs *outputs) {
+                                  qwen35_outputs *outputs) {
   rows_.clear();
   for (uint32_t i = 0; i < n; i++) {
     const bool wanted = want == nullptr ? last && i + 1 == n : want[i] != 0;
@@ -257,7 +257,6 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
   job.segment.marks = {static_cast<uint32_t>(marks_.size()), marks_.data(), mark_states_.data()};
   job.states = states();
   job.cancel = &cancel;
-  job.drawn = drawn;
   job.rows = rows_.data();
   job.n_rows = static_cast<uint32_t>(rows_.size());
   job.hidden = outputs->hidden;

@@ -9,21 +9,33 @@
 #include "runtime/drafter.h"
 #include "runtime/engine.h"
 
+namespace q35 {
+
+// How a decode draws, and where to: see qwen35_session_decode().
+struct Draws {
+  Sampler *sampler;
+  const int32_t *stops;  // [n_stops]
+  size_t n_stops;
+  const qwen35_limits *limits;  // or null
+  qwen35_sample *out;           // [max]
+  size_t max;
+  size_t *n_out;
+};
+
+}  // namespace q35
+
 struct qwen35_session {
   explicit qwen35_session(qwen35_model *owner) : model(owner) {}
 
   [[nodiscard]] q35::Status init(const qwen35_session_params &params);
-  // drawn: the tokens are the sampler's, one at a time; see q35::Job.
   [[nodiscard]] q35::Status eval(const int32_t *tokens, size_t n, const qwen35_outputs &outputs,
-                                 qwen35_progress progress, void *user, bool drawn);
+                                 qwen35_progress progress, void *user);
   // A picture of grid_rows x grid_columns rows that the vision tower gave.
   [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
                                          uint32_t grid_columns, float *hidden_sum,
                                          qwen35_progress progress, void *user);
   // See qwen35_session_decode() and qwen35_session_take_back().
-  [[nodiscard]] q35::Status decode(const int32_t *tokens, size_t n, q35::Sampler *sampler,
-                                   const int32_t *stops, size_t n_stops, qwen35_sample *out,
-                                   size_t max, size_t *n_out);
+  [[nodiscard]] q35::Status decode(const int32_t *tokens, size_t n, const q35::Draws &draws);
   [[nodiscard]] q35::Status take_back(q35::Sampler *sampler, size_t n);
   // Ends what is delayed (see state.h): caches and recurrent states then are all of the sequence.
   void settle();
@@ -47,17 +59,18 @@ struct qwen35_session {
   uint64_t n_embd() const { return model->config.n_embd; }
   q35::Status check_tokens(const int32_t *tokens, size_t n) const;
   q35::Status check_room(size_t n) const;
-  q35::Status check_drafts(const int32_t *tokens, uint32_t n_drafts);
-  q35::Status draw_rows(const int32_t *tokens, uint32_t n_drafts, q35::Sampler *sampler,
-                        const int32_t *stops, size_t n_stops, qwen35_sample *out, size_t *n_out);
-  void accept_rows(const int32_t *tokens, uint32_t n);
+  q35::Status check_drafts(const int32_t *tokens, uint32_t n, uint32_t n_drafts);
+  q35::Status draw_row(uint32_t row, const int32_t *drawn, uint32_t n, const q35::Draws &draws);
+  q35::Status draw_rows(const int32_t *tokens, uint32_t n, uint32_t n_drafts,
+                        const q35::Draws &draws);
+  void accept_rows(const int32_t *tokens, uint32_t n, uint32_t right);
   float *states() { return state.has_mtp() ? states_.data() : nullptr; }
   void note_states(const int32_t *tokens, uint32_t n);
   void feed_mtp(const q35::Segment &segment);
   uint32_t next_piece(size_t done, size_t n);
   q35::Status place_marks(uint32_t n, const qwen35_outputs *outputs);
   q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
-                         bool drawn, qwen35_outputs *outputs);
+                         qwen35_outputs *outputs);
   q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
                          qwen35_progress progress, void *user);
 

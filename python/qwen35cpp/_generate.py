@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ._constraint import Follower
 from ._engine import Engine, Progress, Slot
 from ._handles import Detokenizer, Drawn, Sampler
 from ._turn import Hold
@@ -57,7 +58,7 @@ class Decoding:
         self._pending: list[int] = []  # tokens of the answer not evaluated yet
         self._drawn: deque[Drawn] = deque()  # drawn, and not yet asked for
         self._stop_tokens = list(request.stop_tokens)
-        self._constraint: Constraint | None = None
+        self._follower: Follower | None = None  # of the constraint
         self._forced: deque[int] = deque()  # tokens that the constraint leaves no choice about
         self._cached = 0
         self._started = self._prefilled = time.perf_counter()
@@ -94,31 +95,24 @@ class Decoding:
     def constrain(self, constraint: Constraint | None) -> None:
         """Limits the tokens that come from now on."""
         self.take_back()
-        self._constraint = constraint
         self._forced.clear()
-        if constraint is None:
-            with self._alive:
-                self._sampler.allow(None)
+        # Log-probabilities need the logits of every token: none is forced then.
+        forces = self._request.n_logprobs is None
+        self._follower = None if constraint is None else Follower(constraint, forces=forces)
 
     def draw(self) -> int | None:
         """The next token; None when the model ended its answer with a stop token."""
-        if self._constraint is None:
-            return self._draw()
-        # Forced tokens are evaluated together, before the next draw. Log-probabilities need it all.
-        if not self._forced and self._request.n_logprobs is None:
-            self._forced.extend(self._constraint.forced())
+        follower = self._follower
+        # Forced tokens are evaluated together, before the next draw.
+        if follower is not None and not self._drawn and not self._forced:
+            self._forced.extend(follower.forced())
         if self._forced:
-            token = self._forced.popleft()
-            self.force([token])
+            forced = self._forced.popleft()
+            self.force([forced])
+            token: int | None = forced
         else:
-            with self._alive:
-                self._sampler.allow(self._constraint.mask())
-            drawn = self._draw()
-            if drawn is None:
-                return None
-            token = drawn
-        self._constraint.accept(token)
-        if self._constraint.complete:
+            token = self._draw()
+        if follower is not None and not self._drawn and not self._forced and follower.complete:
             self.finish_reason = "stop"
         return token
 
@@ -126,10 +120,12 @@ class Decoding:
         if not self._drawn:
             pending, self._pending = self._pending, []
             room = self._request.max_tokens - len(self.tokens)
-            if self._constraint is not None:
-                room = 1  # every token has a mask of its own
-            drawn = self._slot.decode(pending, self._sampler, self._stop_tokens, room)
+            drawn = self._slot.decode(
+                pending, self._sampler, self._stop_tokens, room, self._follower
+            )
             self._drawn.extend(drawn)
+            if self._follower is not None:
+                self._follower.finish(self._ahead())
         token, logprob = self._drawn.popleft()
         if token in self._request.stop_tokens:
             self.finish_reason, self.stop_reason = "stop", token
@@ -156,8 +152,14 @@ class Decoding:
         """Undoes what was drawn ahead: the answer ends here, or goes on otherwise."""
         if self._drawn:
             self._slot.take_back(self._sampler, len(self._drawn))
+            if self._follower is not None:
+                self._follower.take_back(len(self._ahead()))
             self._drawn.clear()
             self._pending = self.tokens[-1:]
+
+    def _ahead(self) -> list[int]:
+        """The tokens drawn and not asked for, which a constraint knows: without a stop token."""
+        return [token for token, _ in self._drawn if token not in self._request.stop_tokens]
 
     def _append(self, tokens: list[int]) -> None:
         self.tokens += tokens

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._native import check, ffi, lib, text, type_name
-from .errors import InvalidArgument
+from .errors import InvalidArgument, Qwen35Error
 from .sampling import Sampling
 from .types import DraftStatistics, ModelInfo, TokenLogprob, VisionInfo
 
@@ -264,12 +264,27 @@ class Session:
         check(lib.qwen35_session_import(self.pointer, first, n, data, len(data)))
 
     def decode(
-        self, tokens: Sequence[int], sampler: Sampler, stop_tokens: Sequence[int], most: int
+        self,
+        tokens: Sequence[int],
+        sampler: Sampler,
+        stop_tokens: Sequence[int],
+        most: int,
+        limits: Limits | None = None,
     ) -> list[Drawn]:
-        """Evaluates tokens and draws 1 to `most` that follow, see qwen35_session_decode."""
+        """Evaluates tokens and draws 1 to `most` that follow, see qwen35_session_decode.
+
+        What `limits` raise comes out of it; where it hit behind tokens that were drawn, an error of
+        this package is left for the next call to find.
+        """
         array, stops, n = _token_array(tokens), _token_array(stop_tokens), ffi.new("size_t *")
-        call = (self.pointer, array, len(array), sampler.pointer, stops, len(stops))
-        check(lib.qwen35_session_decode(*call, sampler.drawn, min(most, len(sampler.drawn)), n))
+        asked = None if limits is None else _Asked(limits)
+        struct = ffi.NULL if asked is None else asked.struct
+        call = (self.pointer, array, len(array), sampler.pointer, stops, len(stops), struct)
+        status = lib.qwen35_session_decode(*call, sampler.drawn, min(most, len(sampler.drawn)), n)
+        for error in () if asked is None else asked.errors:
+            if status != lib.QWEN35_OK or not isinstance(error, Qwen35Error):
+                raise error
+        check(status)
         return sampler.results(n[0])
 
     def take_back(self, sampler: Sampler, n: int) -> None:
@@ -482,6 +497,48 @@ class Sampler:
         self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
     ) -> TokenLogprob:
         return TokenLogprob(token, self._model.token_bytes(token)[0], logprob, top)
+
+
+class Limits(Protocol):
+    """What may come next, see qwen35_limits; asked on the thread of a decode."""
+
+    def follow(self, drafts: list[int]) -> int:
+        """How many of the drafts may be evaluated."""
+
+    def allow(self, drawn: list[int]) -> bytes:
+        """The tokens allowed behind those that the decode has drawn, as Sampler.allow wants it."""
+
+
+class _Asked:
+    """Limits as C functions for one call."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.errors: list[BaseException] = []
+        words: list[Any] = []  # the functions do not refer to this object: that would be a cycle
+
+        def follow(_user: Any, drafts: Any, n: int) -> int:
+            return limits.follow(ffi.unpack(drafts, n))
+
+        def allow(_user: Any, drawn: Any, n: int) -> Any:
+            words[:] = [
+                ffi.from_buffer("uint32_t[]", limits.allow(ffi.unpack(drawn, n) if n else []))
+            ]
+            return words[0]
+
+        errors = self.errors
+
+        def note(_kind: Any, error: BaseException, _trace: Any) -> None:
+            errors.append(error)
+
+        self._functions = (
+            ffi.callback("size_t(void *, int32_t const *, size_t)", follow, 0, note),
+            ffi.callback(
+                "uint32_t const *(void *, int32_t const *, size_t)", allow, ffi.NULL, note
+            ),
+        )
+        self.struct = ffi.new("qwen35_limits *")
+        self.struct.struct_size = ffi.sizeof("qwen35_limits")
+        self.struct.follow, self.struct.allow = self._functions
 
 
 class Detokenizer:

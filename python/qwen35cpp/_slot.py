@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
-from ._handles import Drawn, Model, Outputs, Sampler, Session
+from ._handles import Drawn, Limits, Model, Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
 from ._prefix import Mark, Markers, Plan, Reading, Readings, Timeline, Tree
 from ._prefix.tree import common_length
@@ -328,19 +328,24 @@ class Slot:
                 timeline.save_all()
 
     def decode(
-        self, tokens: Sequence[int], sampler: Sampler, stop_tokens: Sequence[int], most: int
+        self,
+        tokens: Sequence[int],
+        sampler: Sampler,
+        stop_tokens: Sequence[int],
+        most: int,
+        limits: Limits | None = None,
     ) -> list[Drawn]:
         """Evaluates tokens (none: goes on from the last one) and draws at least one that follows.
 
         More come where drafts were right. All but the last are evaluated then, and a token of
-        `stop_tokens` is the last.
+        `stop_tokens` is the last. `limits` say which tokens may come.
         """
         session = self.session
         drawn: list[Drawn] = []
 
         def evaluate(_report: Progress | None = None) -> None:
             with self._alive, self._session_lock:
-                drawn.extend(session.decode(tokens, sampler, stop_tokens, most))
+                drawn.extend(session.decode(tokens, sampler, stop_tokens, most, limits))
 
         if not tokens:
             evaluate()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tiny_gguf
-from qwen35cpp import InvalidArgument, Llama
+from qwen35cpp import InvalidArgument, Llama, SchemaError, Timings
 from qwen35cpp._handles import DRAFTS, Model, Outputs, Sampler, Sampling, Session
 from qwen35cpp._native import lib
 from tiny import cases
@@ -123,6 +125,104 @@ def test_the_next_turn_goes_on_from_an_answer_that_stopped(drafting: Llama) -> N
     assert third.usage.cached_tokens == len(prompt) + len(seen) - 1
 
 
+# ---- within limits ---------------------------------------------------------------------------
+
+STRING = {"type": "string"}
+ORDER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "maxLength": 60}, "customer": STRING,
+        "count": {"type": "integer"}, "words": {"type": "array", "items": STRING, "maxItems": 4},
+    },
+    "required": ["text", "customer", "count", "words"],
+}  # fmt: skip
+TEXT = "An order from Nora: 28 black drums. The price is 70 coins. Send it to Cairo."
+KINDS: dict[str, dict[str, Any]] = {
+    "schema": {"schema": ORDER},
+    "regex": {"regex": r"(An order from [A-Z][a-z]{1,12}: \d+ [a-z ]{3,20}\. ){2,3}"},
+    "choice": {"choice": [TEXT, TEXT[:-7] + " Lima.", TEXT[:30]]},
+    "schema behind a thought": {"schema": ORDER, "think": True, "thinking_budget": 24},
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0},
+    "seed": {"temperature": 1.2, "top_k": 0, "seed": 5},
+    "penalties": {
+        "temperature": 0.6,
+        "presence_penalty": 1.0,
+        "repetition_penalty": 1.1,
+        "seed": 6,
+    },
+    "logprobs": {"temperature": 0.8, "logprobs": 2, "seed": 7},
+    "bias": {"temperature": 0.8, "logit_bias": {300: 2.0, 301: -9.0}, "seed": 8},
+}
+
+
+@pytest.fixture(scope="module", params=["mtp", "lookup", "both"])
+def source(request: pytest.FixtureRequest) -> Iterator[Llama]:
+    """One source of drafts, or both, whether they pay or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DRAFTS, request.param, DRAFTS[request.param] | lib.QWEN35_DRAFT_ALWAYS)
+        with Llama.tiny(n_ctx=CONTEXT, n_threads=1, draft=request.param) as llama:
+            yield llama
+
+
+def _answer(llama: Llama, **options: Any) -> tuple[tuple[Any, ...], Timings]:
+    question = f"Write this as JSON.\n{TEXT}\n{TEXT}"
+    text = llama.chat(question, max_tokens=80, **options)
+    return (str(text), text.reasoning, text.tokens, text.logprobs), text.timings
+
+
+@pytest.fixture(scope="module")
+def without_drafts(plain: Llama) -> Callable[[str, str], Any]:
+    """The answer of a kind with settings, for all sources."""
+    return functools.cache(lambda kind, name: _answer(plain, **KINDS[kind], **SETTINGS[name])[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_within_a_grammar_are_equal(
+    without_drafts: Callable[[str, str], Any], source: Llama, kind: str
+) -> None:
+    accepted = 0
+    for name, settings in SETTINGS.items():
+        found, timings = _answer(source, **KINDS[kind], **settings)
+        assert found == without_drafts(kind, name), name
+        accepted += timings.accepted_tokens
+    assert accepted > 0 or kind == "choice"  # most of it is forced
+
+
+def test_calls_of_strict_tools_are_equal(plain: Llama, source: Llama) -> None:
+    made = 0
+    for seed, sample in enumerate(cases.SETS["tools"].cases(4)):
+        tools = [
+            {**tool, "function": {**tool["function"], "strict": True}} for tool in sample.tools
+        ]
+        for options in ({}, {"stop": ["</par"]}):
+            wanted, found = (
+                llama.chat(sample.prompt, tools=tools, seed=seed, max_tokens=80, **options)
+                for llama in (plain, source)
+            )
+            assert (str(found), found.tokens) == (str(wanted), wanted.tokens)
+            calls = [[call.arguments for call in text.tool_calls] for text in (found, wanted)]
+            assert calls[0] == calls[1]
+            made += len(calls[0])
+    assert made > 0
+
+
+def test_schemas_and_drafts_of_several_callers(plain: Llama) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DRAFTS, "both", ALWAYS)
+        with Llama.tiny(n_ctx=CONTEXT, n_threads=2, n_parallel=3, draft="both") as llama:
+
+            def ask(seed: int) -> tuple[tuple[Any, ...], Timings]:
+                return _answer(llama, schema=ORDER, temperature=0.9, seed=seed)
+
+            with ThreadPoolExecutor(6) as pool:
+                answers = list(pool.map(ask, range(6)))
+    for seed, (found, _) in enumerate(answers):
+        assert found == _answer(plain, schema=ORDER, temperature=0.9, seed=seed)[0]
+    assert sum(timings.accepted_tokens for _, timings in answers) > 0
+
+
 # ---- sessions --------------------------------------------------------------------------------
 
 
@@ -139,6 +239,85 @@ def model(
     opened = Model(bytes(path), n_threads=2)
     yield opened
     opened.close()
+
+
+class Cycle:
+    """Limits of a text that repeats itself: one token is allowed at each place."""
+
+    def __init__(self, tokens: list[int], n_vocab: int) -> None:
+        self.tokens, self.n_vocab = tokens, n_vocab
+        self.at = 0
+        self.most = 7  # drafts followed
+        self.calls: list[Any] = []
+
+    def follow(self, drafts: list[int]) -> int:
+        self.calls.append(drafts)
+        return min(self.most, len(drafts))
+
+    def allow(self, drawn: list[int]) -> bytes:
+        self.calls.append(len(drawn))
+        token = self.tokens[(self.at + len(drawn)) % len(self.tokens)]
+        mask = bytearray((self.n_vocab + 31) // 32 * 4)
+        mask[token // 8] = 1 << token % 8
+        return bytes(mask)
+
+
+def test_limits_are_asked_only_where_a_token_is_drawn(model: Model) -> None:
+    session = Session(model, n_ctx=256, draft=DRAFTS["lookup"] | lib.QWEN35_DRAFT_ALWAYS)
+    sampler = Sampler(model, Sampling(temperature=0.0), seed=0, n_logprobs=None, logit_bias={})
+    cycle = [11, 12, 13, 14, 15]
+    limits = Cycle(cycle, model.info.n_vocab)
+
+    def decode(tokens: list[int]) -> list[int]:
+        return [token for token, _ in session.decode(tokens, sampler, [], 8, limits)]
+
+    session.eval(cycle * 3)
+    session.draft_context(cycle * 3)
+    assert decode([]) == [11]
+    limits.at, limits.calls = 1, []
+    assert decode([11]) == (cycle * 2)[1:9]  # all seven drafts are right
+    assert limits.calls == [(cycle * 2)[1:8], *range(8)]
+    limits.at, limits.most, limits.calls = 4, 2, []
+    assert decode([14]) == [15, 11, 12]
+    assert limits.calls[1:] == [0, 1, 2]
+    limits.at, limits.most, limits.calls = 0, 7, []
+    assert decode([12, 13, 14, 15]) == [11, 12, 13, 14, 15]  # four drafts fit behind four tokens
+    limits.at, limits.calls = 3, []  # the lookup is wrong about the first
+    assert decode([15]) == [14]
+    assert limits.calls[1:] == [0]
+    free = session.decode([], sampler, [], 1)
+    limits.tokens = [free[0][0] + 1]
+    assert decode([]) == limits.tokens
+    assert session.decode([], sampler, [], 1) == free  # every token is allowed again
+    session.close()
+
+
+def test_errors_of_limits_come_out(model: Model) -> None:
+    session = Session(model, n_ctx=64, draft=DRAFTS["lookup"] | lib.QWEN35_DRAFT_ALWAYS)
+    sampler = Sampler(model, Sampling(temperature=0.0), seed=0, n_logprobs=None, logit_bias={})
+    cycle = [11, 12, 13]
+    session.eval(cycle * 3)
+    session.draft_context(cycle * 3)
+
+    class Failing(Cycle):
+        error: BaseException = SchemaError("too complex")
+        due = 0
+
+        def allow(self, drawn: list[int]) -> bytes:
+            if len(drawn) == self.due:
+                raise self.error
+            return super().allow(drawn)
+
+    limits = Failing(cycle, model.info.n_vocab)
+    with pytest.raises(SchemaError, match="too complex"):
+        session.decode([11], sampler, [], 8, limits)
+    assert session.position == 10
+    limits.at, limits.due = 2, 2
+    assert [token for token, _ in session.decode([12], sampler, [], 8, limits)] == [13, 11]
+    limits.at, limits.error = 1, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        session.decode([11], sampler, [], 8, limits)
+    session.close()
 
 
 class Pair:
@@ -189,15 +368,17 @@ class Pair:
     def decode(self) -> None:
         """Draws, takes some back, and has the plain session do what was left."""
         self.drafting.draft_context(self.text)
-        drawn = self.drafting.decode([self.last], self.samplers[0], [], 8)
+        certain = [self.last, *self.tokens(self.rng.choice([0, 0, 0, 0, 0, 1, 4, 7]))]
+        drawn = self.drafting.decode(certain, self.samplers[0], [], 8)
         back = self.rng.choice([0, 0, 1, len(drawn) // 2, len(drawn) - 1])
         self.drafting.take_back(self.samplers[0], min(back, len(drawn) - 1))
         drawn = drawn[: len(drawn) - min(back, len(drawn) - 1)]
         for token, logprob in drawn:
-            self.text.append(self.last)
-            same = self.plain.decode([self.last], self.samplers[1], [], 1)
+            self.text += certain
+            same = self.plain.decode(certain, self.samplers[1], [], 1)
             assert same == [(token, logprob)] or not self.trained
-            self.last = token
+            certain = [token]
+        self.last = certain[-1]
         self.accepted += len(drawn) - 1
 
     def check(self) -> None:
@@ -215,7 +396,7 @@ def test_a_state_after_drafts_is_that_of_plain_evaluation(model: Model) -> None:
     for seed in range(3):
         pair = Pair(model, seed)
         pair.eval(pair.tokens(40) * 2)
-        for _ in range(30):
+        for _ in range(45):
             step = pair.rng.randrange(10)
             if step < 7:
                 pair.decode()
@@ -228,7 +409,7 @@ def test_a_state_after_drafts_is_that_of_plain_evaluation(model: Model) -> None:
         pair.check()
         accepted += pair.accepted
         pair.close()
-    assert accepted > 15
+    assert accepted > 10
 
 
 @pytest.mark.parametrize("draws", [600, pytest.param(20_000, marks=pytest.mark.long)])

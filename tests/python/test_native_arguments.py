@@ -28,6 +28,7 @@ MAY_BE_NULL = {
     "qwen35_vision_encode": {"second", "progress", "user"},
     "qwen35_token_bytes": {"type"},
     "qwen35_sampler_allow": {"words"},
+    "qwen35_session_decode": {"limits"},
     "qwen35_quantize": {"importance"},
 }
 
@@ -180,7 +181,7 @@ def test_the_message_is_of_the_last_call(objects: Objects) -> None:
 def test_other_struct_sizes_are_refused(objects: Objects, tiny_path: str, delta: int) -> None:
     def sized(kind: str) -> Any:
         struct = ffi.new(f"qwen35_{kind} *")
-        if kind != "outputs":
+        if kind not in ("outputs", "limits"):
             getattr(lib, f"qwen35_{kind.removesuffix('_params')}_defaults")(struct)
         struct.struct_size = ffi.sizeof(struct[0]) + delta
         return struct
@@ -198,11 +199,29 @@ def test_other_struct_sizes_are_refused(objects: Objects, tiny_path: str, delta:
         "outputs": lambda p: lib.qwen35_session_eval(
             objects.session, tokens, 1, p, ffi.NULL, ffi.NULL
         ),
+        "limits": lambda p: decode(objects, p),
     }
     for kind, call in calls.items():
         assert call(sized(kind)) == ARGUMENT, kind
         assert f"qwen35_{kind}.struct_size" in last_error()
         assert str(ffi.sizeof(f"qwen35_{kind}") + delta) in last_error()
+
+
+def decode(objects: Objects, limits: Any) -> int:
+    tokens, sample, n = ffi.new("int32_t[]", [1]), ffi.new("qwen35_sample *"), ffi.new("size_t *")
+    call = (objects.session, tokens, 1, objects.sampler, ffi.NULL, 0, limits, sample, 1, n)
+    status: int = lib.qwen35_session_decode(*call)
+    return status
+
+
+def test_limits_need_both_functions(objects: Objects) -> None:
+    limits = ffi.new("qwen35_limits *", {"struct_size": ffi.sizeof("qwen35_limits")})
+    assert decode(objects, limits) == ARGUMENT
+    assert "limits->follow is NULL" in last_error()
+    follow = ffi.callback("size_t(void *, int32_t const *, size_t)", lambda *_: 0)
+    limits.follow = follow
+    assert decode(objects, limits) == ARGUMENT
+    assert "limits->allow is NULL" in last_error()
 
 
 def test_ranges(objects: Objects) -> None:

@@ -19,6 +19,8 @@ import schemas
 from qwen35cpp import AnswerInvalid, InvalidArgument, Llama, MissingExtra, SchemaError
 from qwen35cpp._handles import Sampler
 from qwen35cpp.cli import main
+from qwen35cpp.structured.formats import format_of
+from qwen35cpp.structured.matcher import Matcher
 
 ORDER = "Anna ordered 12 red lamps for 30 coins. Send it to Lima. It is paid."
 SCHEMA = {
@@ -91,6 +93,45 @@ def test_random_schemas_are_followed_or_refused(tiny: Llama) -> None:
 @pytest.mark.long
 def test_500_random_schemas_are_followed_or_refused(tiny: Llama) -> None:
     _check_schemas(tiny, range(60, 560))
+
+
+def test_tokens_are_followed_and_taken_back(tiny: Llama) -> None:
+    """What follows and what is allowed is the same on the way and on the way back."""
+    tokens = tiny.tokenize(json.dumps(DATA))
+    form = format_of({**SCHEMA, "additionalProperties": False})
+    assert form is not None
+    matcher = Matcher(tiny._engine, tiny._end_tokens, form.grammar)
+    masks, forced, followed = [], [], []
+    end = min(tiny._end_tokens)
+    for i, token in enumerate(tokens):
+        known = matcher.forced()
+        assert tokens[i : i + len(known)] == known
+        forced.append(bool(known))
+        masks.append(matcher.mask())
+        # All but the last token, which completes the text.
+        assert matcher.follow(tokens[i:], forces=False) == len(tokens) - i - 1
+        followed.append(matcher.follow(tokens[i:], forces=True))
+        assert matcher.follow([token, end, token], forces=False) <= 1
+        matcher.accept(token)
+    for i, n in enumerate(followed):
+        assert not any(forced[i + 1 : i + 1 + n])
+        assert i + 1 + n == len(tokens) or forced[i + 1 + n]
+    assert any(forced)
+    assert max(followed) > 1
+    assert matcher.complete
+    assert matcher.follow(tokens, forces=False) == 0
+    for mask in reversed(masks):
+        matcher.take_back(1)
+        assert not matcher.complete
+        assert matcher.mask() == mask
+    for token in tokens:
+        matcher.accept(token)
+    matcher.take_back(len(tokens))
+    assert matcher.mask() == masks[0]
+    with pytest.raises(SchemaError):
+        matcher.accept(end)
+    with pytest.raises(SchemaError):  # an answer never ends well because of an error
+        _ = matcher.complete
 
 
 # ---- what is asked for --------------------------------------------------------------------------

@@ -92,59 +92,80 @@ void check_repetition() {
   for (uint32_t i = 0; i < 6; i++) expect(drafts[i] == text[1 + i % 2], "it goes on for ever");
 }
 
-// A world where a pass of n rows takes 1 + row * (n - 1), a step of the layer `step`, and drafts
-// are right with `mtp`, or with `lookup` in the share `found` of the rounds. Returns tokens per
-// time over many rounds, the first ones included.
+// A world where a pass of n rows takes 1 + row * (n - 1), a step of the layer `step`, a round with
+// drafts `beyond` besides, and drafts are right with `mtp`, or with `lookup` in the share `found`
+// of the rounds.
 struct World {
   double row, step, mtp, lookup, found;
+  double beyond = 0;
 };
 
-double simulate(const World &w, int rounds) {
-  Random random(3);
-  DraftPolicy policy;
+struct Totals {
   double tokens = 0, time = 0;
+
+  void add(const Totals &more) {
+    tokens += more.tokens;
+    time += more.time;
+  }
+  double speed() const { return tokens / time; }
+};
+
+// Many rounds in a world. The policy sees noise that the totals do not have.
+Totals simulate(DraftPolicy *policy, Random *random, const World &w, int rounds) {
+  Totals sum;
   for (int round = 0; round < rounds; round++) {
-    const bool found = random.uniform() < w.found;
+    const bool found = random->uniform() < w.found;
     const DraftPolicy::Lookup lookup = {5, found ? kMaxDrafts : 0};
-    const DraftPolicy::Plan plan = policy.plan(kMaxDrafts, true, lookup);
+    const DraftPolicy::Plan plan = policy->plan(kMaxDrafts, true, lookup);
     uint32_t n = 0, steps = 0;
     if (plan.source == DraftPolicy::Source::Lookup) {
       n = plan.n;
     } else if (plan.source == DraftPolicy::Source::Mtp || plan.probe) {
       double chance = 1;
-      while (steps < (plan.probe ? 1u : kMaxDrafts)) {
-        if (steps > 0 && !policy.worth_step(chance * policy.mtp_chance(steps), plan.rate)) {
+      while (steps < plan.n) {
+        if (steps > 0 && !policy->worth_step(chance * policy->mtp_chance(steps), plan.rate)) {
           break;
         }
-        policy.note_step(w.step);
-        time += w.step;
-        chance *= policy.mtp_chance(steps, 0.7f);
-        n += policy.worth_row(chance, plan.rate) && n == steps ? 1 : 0;
+        policy->note_step(w.step);
+        chance *= policy->mtp_chance(steps, 0.7f);
+        n += policy->worth_row(chance, plan.rate) && n == steps ? 1 : 0;
         steps++;
       }
     }
-    const double pass = 1 + w.row * n, noise = 0.95 + 0.1 * random.uniform();
-    const double stall = random.uniform() < 0.1 ? 5 : 0;  // the thread lost its core
-    policy.note_pass(1 + n, pass * noise + stall);
-    time += pass;
-    tokens += 1;
+    const double pass = 1 + w.row * n, noise = 0.95 + 0.1 * random->uniform();
+    const double stall = random->uniform() < 0.1 ? 5 : 0;  // the thread lost its core
+    const double rest = steps * w.step + (n + steps != 0 ? w.beyond : 0);
+    policy->note_pass(1 + n, pass * noise + stall);
     uint32_t gained = 1;
     const bool by_lookup = plan.source == DraftPolicy::Source::Lookup;
     bool right = true;
     for (uint32_t i = 0; i < std::max(n, steps) && right; i++) {
-      right = random.uniform() < (by_lookup ? w.lookup : w.mtp);
+      right = random->uniform() < (by_lookup ? w.lookup : w.mtp);
       if (by_lookup) {
-        policy.note_lookup(5 + i, right);
+        policy->note_lookup(5 + i, right);
       } else {
-        policy.note_mtp(i, 0.7f, right);
+        policy->note_mtp(i, 0.7f, right);
       }
       gained += right && i < n ? 1 : 0;
     }
-    tokens += gained - 1;
-    if (!plan.probe) policy.note_round(plan.source, gained, 1 + n, steps);
-    if (!by_lookup && found) policy.note_lookup(5, random.uniform() < w.lookup);
+    if (!by_lookup && found) {
+      const bool would = random->uniform() < w.lookup;
+      policy->note_lookup(5, would);
+      policy->note_missed(would);
+    }
+    const DraftPolicy::Source source = plan.probe ? DraftPolicy::Source::Mtp : plan.source;
+    policy->note_round({source, plan.probe, 1, n, steps, gained}, pass * noise + stall + rest);
+    sum.tokens += gained;
+    sum.time += pass + rest;
   }
-  return tokens / time;
+  return sum;
+}
+
+// Tokens per time over many rounds, the first ones included.
+double simulate(const World &w, int rounds) {
+  Random random(3);
+  DraftPolicy policy;
+  return simulate(&policy, &random, w, rounds).speed();
 }
 
 // The best fixed depth of one source.
@@ -178,11 +199,55 @@ void check_policy() {
   expect(both > 1.1 * best_fixed(0.1, 0.1, 0.6), "both are better than one", both, 1.1);
 }
 
+// What no part of a round accounts for: only whole rounds show it.
+void check_hidden_costs() {
+  for (const double beyond : {0.2, 0.5, 1.5}) {
+    const double mtp = simulate({0.05, 0.05, 0.55, 0, 0, beyond}, 3000);
+    expect(mtp > 0.98, "not slower than plain decoding with a hidden cost", mtp, 1);
+    const double copied = simulate({0.05, 9, 0, 0.55, 1, beyond}, 3000);
+    expect(copied > 0.98, "lookups: the same", copied, 1);
+  }
+}
+
+// Texts follow each other, and drafts are right in every fourth: what was learned in one must not
+// cost much in the next.
+void check_short_texts() {
+  const World good = {0.1, 0.2, 0.8, 0.9, 0.5}, bad = {0.1, 0.2, 0.1, 0.05, 0.8};
+  Random random(5);
+  DraftPolicy policy;
+  Totals in_bad, in_good;
+  for (int text = 0; text < 400; text++) {
+    const bool is_good = text % 4 == 0;
+    Totals *sum = is_good ? &in_good : &in_bad;
+    policy.begin_text();
+    sum->add(simulate(&policy, &random, is_good ? good : bad, 40));
+  }
+  expect(in_bad.speed() > 0.975, "short texts where drafts are wrong", in_bad.speed(), 1);
+  expect(in_good.speed() > 1.9, "short texts where they are right", in_good.speed(), 1.9);
+}
+
+// The first text of a model: nothing is known.
+void check_first_text() {
+  Totals wrong, right;
+  for (uint64_t seed = 0; seed < 50; seed++) {
+    Random random(seed);
+    DraftPolicy one, other;
+    wrong.add(simulate(&one, &random, {0.1, 0.15, 0, 0, 0.5}, 50));
+    right.add(simulate(&other, &random, {0.05, 0.13, 0.75, 0, 0}, 50));
+  }
+  const double best = best_fixed(0.05, 0.13, 0.75);
+  expect(wrong.speed() > 0.97, "a first text where drafts are wrong", wrong.speed(), 1);
+  expect(right.speed() > 0.85 * best, "a first text where they are right", right.speed(), best);
+}
+
 }  // namespace
 
 int main() {
   for (const uint32_t vocabulary : {100u, 5000u}) check_lookup(vocabulary);
   check_repetition();
   check_policy();
+  check_hidden_costs();
+  check_short_texts();
+  check_first_text();
   return 0;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from .._engine import Engine
@@ -24,13 +25,13 @@ class Matcher:
         table = table_of(engine, ends)
         self._mask_bytes = (engine.info.n_vocab + 31) // 32 * 4
         self._matcher = load("llguidance").LLMatcher(table, grammar, log_level=0)
-        self._check()
         if self.complete:
             raise SchemaError("no text follows what was asked for")
 
     @property
     def complete(self) -> bool:
         """See Constraint."""
+        self._check()  # it stops at an error too
         return bool(self._matcher.is_stopped())
 
     def mask(self) -> bytes:
@@ -44,9 +45,24 @@ class Matcher:
         tokens: list[int] = self._matcher.compute_ff_tokens()
         return tokens
 
+    def follow(self, tokens: Sequence[int], *, forces: bool) -> int:
+        """See Constraint."""
+        copy = self._matcher.deep_copy()  # an error would stay
+        allowed: int = copy.validate_tokens(list(tokens))
+        for i, token in enumerate(tokens[:allowed]):
+            copy.consume_token(token)
+            if copy.is_stopped() or (forces and copy.compute_ff_tokens()):
+                return i
+        return allowed
+
     def accept(self, token: int) -> None:
         """See Constraint."""
         self._matcher.consume_token(token)
+        self._check()
+
+    def take_back(self, n: int) -> None:
+        """See Constraint."""
+        self._matcher.rollback(n)
         self._check()
 
     def _check(self) -> None:
