@@ -422,20 +422,26 @@ def test_draws_follow_the_distribution(draws: int) -> None:
     session = Session(model, n_ctx=64, draft=ALWAYS)
     n_vocab, n_used = model.info.n_vocab, 3683
 
-    def best_three(tokens: list[int]) -> dict[int, float]:
-        row = np.empty((1, n_vocab), np.float32)
-        session.reset()
-        session.eval(tokens, Outputs(logits=row))
-        ids = np.argsort(-row[0, :n_used])[:3]
-        weights = np.exp((row[0, ids] - row[0, ids[0]]) / 1.3)
+    plain = Session(model, n_ctx=64, draft=0)
+    greedy = Sampler(model, Sampling(temperature=0.0), seed=0, n_logprobs=None, logit_bias={})
+
+    def best_three(*drawn: int) -> dict[int, float]:
+        plain.reset()
+        plain.eval(prompt)
+        for token in drawn:
+            plain.decode([token], greedy, [], 1)
+        row = plain.logits(n_vocab)
+        ids = np.argsort(-row[:n_used])[:3]
+        weights = np.exp((row[ids] - row[ids[0]]) / 1.3)
         return dict(zip(map(int, ids), weights / weights.sum(), strict=True))
 
     expected = {
         (a, b, c): pa * pb * pc
-        for a, pa in best_three(prompt).items()
-        for b, pb in best_three([*prompt, a]).items()
-        for c, pc in best_three([*prompt, a, b]).items()
+        for a, pa in best_three().items()
+        for b, pb in best_three(a).items()
+        for c, pc in best_three(a, b).items()
     }
+    plain.close()
     counts = dict.fromkeys(expected, 0)
     settings = Sampling(temperature=1.3, top_k=3, top_p=1.0, presence_penalty=0.0)
     sampler = Sampler(model, settings, seed=11, n_logprobs=None, logit_bias={})

@@ -16,7 +16,7 @@ import pytest
 from qwen35cpp.convert import info
 
 import tiny_gguf
-from qwen35cpp import Llama, Text
+from qwen35cpp import Llama, Text, system_info
 from qwen35cpp._prefix import Markers, Node, Plan, Tree, state_file
 from qwen35cpp._prefix.boundaries import GRID
 from qwen35cpp.errors import InvalidArgument, StateInvalid
@@ -502,7 +502,8 @@ def test_the_last_tokens_of_a_prompt_are_not_taken_for_those_of_a_longer_one() -
         llm.generate(
             ids[: 4 * 64 + 3], max_tokens=1, ignore_eos=True
         )  # the last three are computed on their own
-        assert bytes(session.export_entries(0, 259)) != expected[: 259 * session.token_bytes]
+        same = bytes(session.export_entries(0, 259)) == expected[: 259 * session.token_bytes]
+        assert not same or system_info()["isa"] == "amx"  # where most of it is computed alike
         answer = llm.generate(ids, max_tokens=1, ignore_eos=True)
         assert answer.usage.cached_tokens > 300
         assert bytes(session.export_entries(0, 400)) == expected
