@@ -26,8 +26,11 @@ def library_path() -> str:
 
 def _load() -> Any:
     path = library_path()
+    # When the interpreter ends, objects in cycles are freed in any order: the library must still be
+    # there when the last of them calls it.
+    flags = ffi.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0)
     try:
-        return ffi.dlopen(path)
+        return ffi.dlopen(path, flags)
     except OSError as error:
         raise ImportError(f"qwen35cpp cannot load its library {path}: {error}") from error
 

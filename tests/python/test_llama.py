@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -467,3 +469,15 @@ def test_an_error_in_progress_reaches_the_caller_and_the_next_call_works(tiny_pa
         text = llama.generate(PROMPT, max_tokens=4, temperature=0, ignore_eos=True)
     with Llama(tiny_path) as fresh:
         assert fresh.generate(PROMPT, max_tokens=4, temperature=0, ignore_eos=True) == text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_library_outlives_every_reference_to_it() -> None:
+    """When the interpreter ends, what the library made may be freed after the library object."""
+    program = (
+        "from qwen35cpp import _native\n"
+        "_native.ffi.dlclose(_native.lib)\n"
+        "assert _native.library_path() in open('/proc/self/maps').read()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
