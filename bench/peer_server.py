@@ -1,7 +1,7 @@
 """llama.cpp's server (the `xllamacpp` wheel) on a file, in a process of its own.
 
     python bench/peer_server.py MODEL.gguf [--mmproj FILE] [--threads 2] [--parallel 4]
-        [--drafts .85,.70,.55]
+        [--drafts .85,.70,.55] [--forget]
 
 Prints its address and serves until its standard input closes. `serving` does the same from Python.
 """
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--ctx", type=int, default=16384, help="of all slots together")
-    parser.add_argument("--mmproj", help="the projector: chats may show pictures")
+    parser.add_argument("--forget", action="store_true", help="keep nothing of earlier requests")
     parser.add_argument("--drafts", help="drafts of the MTP layer, accepted with these chances")
     args = parser.parse_args()
     import xllamacpp
@@ -75,10 +75,9 @@ def main() -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
     params.n_gpu_layers = params.port = 0
     params.fit_params = False
-    if args.mmproj:
-        params.mmproj.path = args.mmproj
+    if args.forget:
         params.chat_template = "chatml"  # also where the file has none
-        params.cache_ram_mib = params.n_ctx_checkpoints = 0  # memory of what is asked once
+        params.cache_ram_mib = params.n_ctx_checkpoints = 0
     if args.drafts:
         rates = [float(rate) for rate in args.drafts.split(",")]
         params.speculative.types = [

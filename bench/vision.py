@@ -82,6 +82,7 @@ def measure_server(args: argparse.Namespace, mmproj: str, width: int, height: in
     """One picture in the server of llama.cpp's wheel."""
     options = [
         "--mmproj", mmproj, "--threads", str(args.threads), "--parallel", "1", "--ctx", "8192",
+        "--forget",
     ]  # fmt: skip
     with serving(args.model, *options) as (url, pid):
 

@@ -102,7 +102,9 @@ Batcher::Exclusive::~Exclusive() {
 void Batcher::serve(Job *job) {
   Lock lock(mutex_);
   const uint32_t n = job->segment.n;
-  const bool few = n != 0 && n <= kGemvMaxCols && (job->drawn || kernels_.bf16.gemm == nullptr);
+  // A single token is nearly always a step, whoever asks for it, and as a step it takes a third.
+  const bool step = job->drawn || n == 1 || kernels_.bf16.gemm == nullptr;
+  const bool few = n != 0 && n <= kGemvMaxCols && step;
   (few ? few_ : many_).push(job);
   changed_.notify_all();
   while (!job->done) {

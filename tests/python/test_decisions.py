@@ -72,7 +72,7 @@ def test_probabilities_are_those_of_the_labels_as_answers(tiny: Llama) -> None:
         assert slot.position == len(prompt)  # where it was
         pruned = label_logprobs(slot, ids, end[0], tiny.n_vocab())
     # Tokens of a prompt and single ones may be rounded in other ways (AMX).
-    np.testing.assert_allclose(found, expected, atol=0.1)
+    np.testing.assert_allclose(found, expected, atol=0.2)
     for exact, bound in zip(found, pruned, strict=True):
         assert bound >= exact - 1e-3
         assert bound == pytest.approx(exact, abs=1e-3) or bound < max(found) + math.log(1e-4)
