@@ -536,7 +536,7 @@ def test_a_client_that_leaves_stops_its_answer(client: Any, url: str, llama: Lla
     del body["stream"]
     for messages in (ASK, long):
         with pytest.raises(httpx.TimeoutException):
-            httpx.post(url + CHAT, json={**body, "messages": messages}, timeout=0.3)
+            httpx.post(url + CHAT, json={**body, "messages": messages}, timeout=0.1)
         until(lambda: busy(client) == (0, 0), 2)
 
 
