@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from process import memory
+
 from qwen35cpp import _handles
 from qwen35cpp._load import rope_factor
 
@@ -41,10 +43,7 @@ def fill(session: _handles.Session, depth: int) -> None:
 
 def resident() -> tuple[int, int]:
     """Bytes of memory in use by this process, now and at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    now, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return now, peak
+    return int(memory("VmRSS") * 2**20), int(memory("VmHWM") * 2**20)
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ flat but for the context and the rows kept, and the largest size of the decoding
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from process import memory
 
 from qwen35cpp import Llama
 from qwen35cpp._bundled import tiny_path
@@ -41,15 +41,6 @@ def make_clip(path: Path, seconds: int, width: int, height: int) -> None:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def memory(key: str, process: int | str = "self") -> float:
-    """A line of /proc/PID/status in MiB; 0 where there is none."""
-    try:
-        found = re.search(rf"^{key}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.M)
-    except OSError:
-        return 0.0
-    return int(found[1]) / 1024 if found else 0.0
 
 
 def prompt_of(parts: list[tuple[str, View]], llm: Llama) -> PicturePrompt:

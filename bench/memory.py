@@ -12,8 +12,9 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
+
+from process import memory
 
 PARTS = ("weights", "kv", "state", "scratch", "process")
 PIECE = 256  # tokens whose entries are written at once
@@ -44,9 +45,7 @@ def fill(args: argparse.Namespace) -> int:
         from qwen35cpp.vision import Picture
 
         llm._engine.tower().rows(Picture(np.zeros((args.side, args.side, 3), np.uint8)))
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return 1024 * int(fields["VmHWM"].split()[0])
+    return int(memory("VmHWM") * 2**20)
 
 
 def estimate(args: argparse.Namespace) -> dict[str, Any]:

@@ -27,11 +27,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import peer_server
+from process import memory
 
 CONTEXT = 4096  # tokens of each request
 TOPICS = ["dog", "cat", "bird", "horse", "fish", "rabbit", "fox", "bear"]
@@ -39,11 +39,7 @@ TOPICS = ["dog", "cat", "bird", "horse", "fish", "rabbit", "fox", "bear"]
 
 def resident(pid: int) -> float:
     """Memory of a process in MB; 0 where it cannot be known."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmRSS"))
+    return memory("VmRSS", pid) * 1.024 * 1.024
 
 
 async def stream(

@@ -194,7 +194,7 @@ void Batcher::run_few(Job *const *jobs, uint32_t n) {
   }
   if (count == 0) return;
   // What shares a pass must not change a bit of what counts.
-  backend_.keep_apart(count > 1 || running[0]->apart);
+  backend_.keep_apart(count > 1 || running[0]->drawn);
   (void)forward_.run(model_, &backend_, segments, count, nullptr);  // fails only when cancelled
   for (uint32_t i = 0; i < count; i++) segments[i].state->set_logged(0);
   give_results(running, count);

@@ -31,8 +31,8 @@ struct Job {
   float *logits = nullptr;       // [n_rows, n_vocab] or null
   float *last_logits = nullptr;  // [n_vocab] of the last row, or null
   float *states = nullptr;       // [n, n_embd] after the final norm, of all tokens, or null
-  bool drawn = false;            // the tokens are the sampler's, and drafts: a step of few tokens
-  bool apart = false;            // each token to the bits that it has alone; for a few tokens
+  // The tokens are the sampler's, and drafts: a step, each token to the bits that it has alone.
+  bool drawn = false;
 
   // The batcher's own.
   Job *next = nullptr;

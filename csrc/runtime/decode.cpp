@@ -69,8 +69,7 @@ Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n, uint32_t 
   for (uint32_t i = 0; i <= n_drafts; i++) rows[i] = n - 1 + i;
   q35::Job job;
   job.segment = {&state, n + n_drafts, tokens, nullptr, 0, 0, n_drafts};
-  job.drawn = true;
-  job.apart = true;  // with drafts or without, to the same bits
+  job.drawn = true;  // with drafts or without, to the same bits
   job.cancel = &cancel;
   job.rows = rows;
   job.n_rows = 1 + n_drafts;

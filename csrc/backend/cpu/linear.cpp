@@ -57,6 +57,17 @@ struct EqualItems {
   uint32_t first[kMaxJobs + 1];  // first item of each job
   uint32_t rows[kMaxJobs];       // rows of an item
 
+  // rows_of(w): rows of an item of this matrix
+  template <class RowsOf>
+  EqualItems(const LinearJob *jobs, uint32_t n_jobs, const RowsOf &rows_of) {
+    first[0] = 0;
+    for (uint32_t j = 0; j < n_jobs; j++) {
+      const Matrix &w = *jobs[j].w;
+      rows[j] = rows_of(w);
+      first[j + 1] = first[j] + (w.rows + rows[j] - 1) / rows[j];
+    }
+  }
+
   uint32_t job_of(uint32_t item) const {
     uint32_t job = 0;
     while (item >= first[job + 1]) job++;
@@ -143,13 +154,8 @@ void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const Linea
 // Products of bf16.
 void CpuBackend::linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                               uint32_t n_jobs) {
-  EqualItems items;
-  items.first[0] = 0;
-  for (uint32_t j = 0; j < n_jobs; j++) {
-    const Matrix &w = *jobs[j].w;
-    items.rows[j] = tiled_item_rows(w, pool_->size());
-    items.first[j + 1] = items.first[j] + (w.rows + items.rows[j] - 1) / items.rows[j];
-  }
+  const EqualItems items(jobs, n_jobs,
+                         [&](const Matrix &w) { return tiled_item_rows(w, pool_->size()); });
   uint16_t *packed = align64(packed_.data());
   for (uint32_t t = 0; t < n; t += kTiledTokens) {
     const uint32_t count = n - t < kTiledTokens ? n - t : kTiledTokens;
@@ -192,14 +198,10 @@ void CpuBackend::tiled_product(const LinearJob &job, uint32_t first, uint32_t n,
 void CpuBackend::linear_panels(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                                uint32_t n_jobs) {
   bool integer = false;
-  EqualItems items;
-  items.first[0] = 0;
-  for (uint32_t j = 0; j < n_jobs; j++) {
-    const Matrix &w = *jobs[j].w;
-    integer = integer || !is_float(w);
-    items.rows[j] = is_float(w) ? float_item_rows(w, pool_->size()) : kernels_.panel_rows;
-    items.first[j + 1] = items.first[j] + (w.rows + items.rows[j] - 1) / items.rows[j];
-  }
+  const EqualItems items(jobs, n_jobs, [&](const Matrix &w) {
+    return is_float(w) ? float_item_rows(w, pool_->size()) : kernels_.panel_rows;
+  });
+  for (uint32_t j = 0; j < n_jobs; j++) integer = integer || !is_float(*jobs[j].w);
   if (integer) quantize(x, n, k, true);
   pool_->run(items.first[n_jobs], [&](uint32_t item, int thread) {
     const uint32_t j = items.job_of(item);

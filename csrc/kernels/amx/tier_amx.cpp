@@ -17,8 +17,7 @@ inline __mmask16 first_lanes(uint32_t n) {
   return static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << n) - 1);
 }
 
-// ---- to bf16
-// -------------------------------------------------------------------------------------
+// ---- to bf16 ------------------------------------------------------------------------------------
 
 // 32 values in their order.
 inline __m512i line_of(__m512 low, __m512 high) {
@@ -57,8 +56,7 @@ struct FromBf16 {
   }
 };
 
-// ---- left factors
-// --------------------------------------------------------------------------------
+// ---- left factors -------------------------------------------------------------------------------
 
 void pack_left(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t *out) {
   for (uint32_t i = 0; i < m; i += kSide) {
@@ -95,8 +93,7 @@ void pack_left_transposed(const float *x, uint64_t stride, uint32_t m, uint32_t 
   }
 }
 
-// ---- right factors
-// -------------------------------------------------------------------------------
+// ---- right factors ------------------------------------------------------------------------------
 
 void pack_right(const float *x, uint64_t stride, uint32_t k, uint32_t n, uint16_t *out) {
   for (uint32_t i = 0; i < n; i += kSide) {
@@ -122,14 +119,6 @@ inline void pack_floats(const Rows &rows, uint32_t k, uint16_t *out) {
   }
 }
 
-// Byte b of every word, unsigned, as floats.
-template <uint32_t kByte>
-inline __m512 unsigned_byte(__m512i word) {
-  if constexpr (kByte == 3) return _mm512_cvtepi32_ps(_mm512_srli_epi32(word, 24));
-  return _mm512_cvtepi32_ps(
-      _mm512_and_si512(_mm512_srli_epi32(word, 8 * kByte), _mm512_set1_epi32(255)));
-}
-
 // n values, a multiple of the group, of 16 rows: what spread.h makes of them.
 template <class D>
 inline void scale_bytes(const uint8_t *q, const float *scale, const float *min, uint32_t n,
@@ -142,10 +131,10 @@ inline void scale_bytes(const uint8_t *q, const float *scale, const float *min, 
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < D::kGroup / 4; i++, q += 64, out += 64) {
       const __m512i x = load64(q);
-      const __m512 w0 = _mm512_fmadd_ps(unsigned_byte<0>(x), s, offset);
-      const __m512 w1 = _mm512_fmadd_ps(unsigned_byte<1>(x), s, offset);
-      const __m512 w2 = _mm512_fmadd_ps(unsigned_byte<2>(x), s, offset);
-      const __m512 w3 = _mm512_fmadd_ps(unsigned_byte<3>(x), s, offset);
+      const __m512 w0 = _mm512_fmadd_ps(byte_floats<false>(x, 0), s, offset);
+      const __m512 w1 = _mm512_fmadd_ps(byte_floats<false>(x, 1), s, offset);
+      const __m512 w2 = _mm512_fmadd_ps(byte_floats<false>(x, 2), s, offset);
+      const __m512 w3 = _mm512_fmadd_ps(byte_floats<false>(x, 3), s, offset);
       _mm512_storeu_si512(out, pairs_of(w0, w1));
       _mm512_storeu_si512(out + 32, pairs_of(w2, w3));
     }
@@ -238,8 +227,7 @@ void pack_right_transposed(const TypeTraits &type, const PanelRows &from, uint32
   }
 }
 
-// ---- product
-// -------------------------------------------------------------------------------------
+// ---- product ------------------------------------------------------------------------------------
 
 // All eight tiles of the CPU: 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
