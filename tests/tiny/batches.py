@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
-from tiny import clips, draw, passages, pictures, screens, vocabulary
+from tiny import clips, draw, eyes, passages, pictures, screens, vocabulary
 from tiny.chat_format import MERGE, PATCH, Encoded, Renderer
 from tiny.draw import Box
 from tiny.skills import SKILLS
 
-# Row lengths; a batch holds ROW_TOKENS tokens, so 8, 2 and 1 rows.
-LENGTHS = (512, 2048, 4096)
-ROW_TOKENS = 4096
+# A batch has rows of one of these lengths, as many as make up its number of tokens. Rows longer
+# than PACKED are one document each: attention to long rows pays without a mask only.
+LENGTHS = (512, 2048, 4096, 8192, 16384, 32768)
+PACKED = 2048
 CELL = PATCH * MERGE  # pixels along a side of a token
 PADDING = 9999  # document number of what no document fills
 # Only answers and plain texts are trained. Plain texts count less, because they can be predicted
@@ -81,35 +83,63 @@ def look(rng: random.Random, renderer: Renderer) -> Encoded:
 
 
 @dataclass
-class Batch:
-    """Rows [B, T] of ids, documents and skills; weights [B, T] of predicting each token.
+class Targets:
+    """Tokens to predict: from which places of the flattened rows, which ids, how much they count,
+    of which skill (a place in NAMES) they are.
+    """
 
-    `patches` maps a grid (rows, columns) to patches [images, rows * columns, 1536]; `slots` maps it
-    to the flat token positions [images * tokens] that its merged patches fill, -1 for none.
+    places: Tensor
+    ids: Tensor
+    weights: Tensor
+    skills: Tensor
+
+
+@dataclass
+class Batch:
+    """Rows [B, T] of ids and documents, positions [3, B, T], and targets one and two tokens ahead.
+
+    The pictures lie behind each other in `patches` [patches, 1536] (bytes), ordered by `grids`:
+    pairs of a grid (rows, columns) and its number of pictures. The merged rows `shown` of the tower
+    fill the flat `places`.
     """
 
     ids: Tensor
     documents: Tensor
     positions: Tensor
-    weights: Tensor
-    skills: Tensor
-    trained: Tensor
-    patches: dict[tuple[int, int], Tensor]
-    slots: dict[tuple[int, int], Tensor]
+    targets: list[Targets]
+    grids: list[tuple[tuple[int, int], int]]
+    patches: Tensor
+    shown: Tensor
+    places: Tensor
+    alone: bool  # rows are one document each
+    tokens: int  # without padding
+
+    def tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """This batch with its tensors moved or pinned."""
+        parts = ("ids", "documents", "positions", "patches", "shown", "places")
+        targets = [Targets(*(change(getattr(t, f.name)) for f in fields(t))) for t in self.targets]
+        return replace(
+            self, targets=targets, **{name: change(getattr(self, name)) for name in parts}
+        )
+
+    def pin_memory(self) -> Batch:
+        """What torch's loader calls so that copies to a GPU need not be waited for."""
+        return self.tensors(Tensor.pin_memory)
 
 
 @dataclass
 class _Open:
     length: int
+    most: int  # rows
     rows: list[list[Encoded]] = field(default_factory=list)
     used: list[int] = field(default_factory=list)
 
     def place(self, document: Encoded) -> bool:
         """Puts a document where it leaves the least room; False when it fits nowhere."""
         fits = [i for i, n in enumerate(self.used) if n + len(document) <= self.length]
-        if fits:
+        if fits and self.length <= PACKED:
             row = max(fits, key=lambda i: self.used[i])
-        elif len(self.rows) < ROW_TOKENS // self.length:
+        elif len(self.rows) < self.most:
             self.rows.append([])
             self.used.append(0)
             row = len(self.rows) - 1
@@ -121,15 +151,24 @@ class _Open:
 
 
 class Stream:
-    """Draws documents so that every skill keeps its share of the tokens.
+    """Draws documents so that every skill keeps its share of the tokens, `size` tokens a batch.
 
-    Passages have up to `longest` words, texts with a needle 3.5 times as many.
+    Passages have up to `longest` words, texts with a needle up to `farthest`.
     """
 
     def __init__(
-        self, renderer: Renderer, shares: dict[str, float], seed: int, longest: int = 700
+        self,
+        renderer: Renderer,
+        shares: dict[str, float],
+        seed: int,
+        *,
+        size: int = 4096,
+        longest: int = 700,
+        farthest: int = 2500,
     ) -> None:
-        self._renderer, self._shares, self._longest = renderer, shares, longest
+        self._renderer, self._shares = renderer, shares
+        self._size, self._longest, self._farthest = size, longest, farthest
+        self._lengths = [n for n in LENGTHS if n <= size]
         self._rng = random.Random(seed)
         self._spent = dict.fromkeys(shares, 0.0)
 
@@ -142,14 +181,14 @@ class Stream:
             if name == "look":
                 return self._spend(name, look(self._rng, self._renderer))
             if name == "needle":
-                words = self._words(60, 3.5 * self._longest)
+                words = self._words(60, self._farthest)
                 sample = passages.needle(self._rng, False, words, self._rng.random())
             elif name == "passage":
                 sample = passages.make(self._rng, False, self._words(40, self._longest))
             else:
                 sample = SKILLS[name].make(self._rng, False)
             document = self._renderer.sample(sample)
-            if len(document) <= LENGTHS[-1]:
+            if len(document) <= self._lengths[-1]:
                 break
         return self._spend(name, document)
 
@@ -164,29 +203,43 @@ class Stream:
         return int(low * (high / low) ** self._rng.random())
 
     def __iter__(self) -> Iterator[Batch]:
-        open_rows = {length: _Open(length) for length in LENGTHS}
+        rows = {length: _Open(length, self._size // length) for length in self._lengths}
         while True:
             document = self.document()
-            length = next(n for n in LENGTHS if len(document) <= n)
-            if open_rows[length].place(document):
+            length = next(n for n in self._lengths if len(document) <= n)
+            if rows[length].place(document):
                 continue
-            yield collate(open_rows[length].rows, length)
-            open_rows[length] = _Open(length)
-            open_rows[length].place(document)
+            yield collate(rows[length].rows, length, self._size // length)
+            rows[length] = _Open(length, self._size // length)
+            rows[length].place(document)
 
 
-def collate(rows: list[list[Encoded]], length: int) -> Batch:
-    """Packs documents into rows of `length` tokens."""
-    count = ROW_TOKENS // length
+class Batches(IterableDataset[tuple[Batch, eyes.Lesson | None]]):
+    """Batches for torch's loader, each process with a stream of its own, and with each a lesson of
+    `scenes` pictures for the tower. `make` gives the stream of a seed.
+    """
+
+    def __init__(self, make: Callable[[int], Stream], seed: int, scenes: int = 0) -> None:
+        self._make, self._seed, self._scenes = make, seed, scenes
+
+    def __iter__(self) -> Iterator[tuple[Batch, eyes.Lesson | None]]:
+        worker = get_worker_info()
+        seed = self._seed + 1_000_003 * (worker.id if worker else 0)
+        rng = random.Random(seed)
+        for batch in self._make(seed):
+            yield batch, eyes.lesson(rng, self._scenes) if self._scenes else None
+
+
+def collate(rows: list[list[Encoded]], length: int, count: int | None = None) -> Batch:
+    """Packs documents into `count` rows of `length` tokens."""
+    count = count or len(rows)
     pad = vocabulary.SPECIAL_IDS["<|endoftext|>"]
     ids = np.full((count, length), pad)
     documents = np.full((count, length), PADDING)
     positions = np.zeros((3, count, length), np.int64)
     weights = np.zeros((count, length), np.float32)
-    trained = np.zeros((count, length), bool)
     skills = np.zeros((count, length), np.int64)
-    patches: dict[tuple[int, int], list[np.ndarray]] = {}
-    slots: dict[tuple[int, int], list[np.ndarray]] = {}
+    seen: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
     for r, row in enumerate(rows):
         at = 0
         for n, document in enumerate(row):
@@ -194,29 +247,45 @@ def collate(rows: list[list[Encoded]], length: int) -> Batch:
             line = np.array(document.ids)
             ids[r, here], documents[r, here] = line, n
             positions[:, r, here] = document.positions()
-            answered = np.array(document.trained)
-            trained[r, here] = answered
-            weights[r, here] = answered * (PLAIN_WEIGHT if document.plain else 1.0)
+            weights[r, here] = np.array(document.trained) * (
+                PLAIN_WEIGHT if document.plain else 1.0
+            )
             weights[r, at] = 0  # nothing precedes the first token
             skills[r, here] = NAMES.index(document.skill)
             pads = np.flatnonzero(np.isin(line, IGNORED)) + r * length + at
             for grid, values in zip(document.grids, document.patches, strict=True):
                 tokens = grid[0] * grid[1] // 4
-                patches.setdefault(grid, []).append(values)
                 places = pads[:tokens]
                 if document.cells:
                     places = np.full(tokens, -1)
                     places[document.cells] = pads
-                slots.setdefault(grid, []).append(places)
+                seen.setdefault(grid, []).append((values, places))
                 pads = pads[tokens:]
             at += len(document)
+    pictures = [picture for found in seen.values() for picture in found]
+    slots = np.concatenate([places for _, places in pictures] or [np.zeros(0, np.int64)])
+    shown = np.flatnonzero(slots >= 0)
+    patches = [values for values, _ in pictures] or [np.zeros((0, 3 * 2 * PATCH**2), np.uint8)]
     return Batch(
         torch.from_numpy(ids),
         torch.from_numpy(documents),
         torch.from_numpy(positions),
-        torch.from_numpy(weights),
-        torch.from_numpy(skills),
-        torch.from_numpy(trained),
-        {grid: torch.from_numpy(np.stack(v)) for grid, v in patches.items()},
-        {grid: torch.from_numpy(np.concatenate(v)) for grid, v in slots.items()},
+        [_targets(ahead, ids, documents, weights, skills) for ahead in (1, 2)],
+        [(grid, len(found)) for grid, found in seen.items()],
+        torch.from_numpy(np.concatenate(patches)),
+        torch.from_numpy(shown),
+        torch.from_numpy(slots[shown]),
+        alone=all(len(row) == 1 for row in rows),
+        tokens=int((documents != PADDING).sum()),
     )
+
+
+def _targets(
+    ahead: int, ids: np.ndarray, documents: np.ndarray, weights: np.ndarray, skills: np.ndarray
+) -> Targets:
+    """The tokens that count and are `ahead` of a token of the same document."""
+    counted = weights[:, ahead:] * (documents[:, :-ahead] == documents[:, ahead:])
+    row, column = np.nonzero(counted)
+    after = (row, column + ahead)
+    found = (row * ids.shape[1] + column, ids[after], weights[after], skills[after])
+    return Targets(*map(torch.from_numpy, found))

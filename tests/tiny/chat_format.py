@@ -57,7 +57,7 @@ class Encoded:
     ids: list[int] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
     grids: list[tuple[int, int]] = field(default_factory=list)  # patches (rows, columns), in order
-    patches: list[NDArray[np.float32]] = field(default_factory=list)  # [rows * columns, 1536]
+    patches: list[NDArray[np.uint8]] = field(default_factory=list)  # [rows * columns, 1536]
     video: list[bool] = field(default_factory=list)  # per grid: a frame pair of a video
     # Of the one picture: the token that each placeholder shows, when they are not all in order.
     cells: list[int] = field(default_factory=list)
@@ -271,14 +271,14 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
-def patches(first: Image, second: Image) -> NDArray[np.float32]:
-    """Normalised patch rows [patches, 3 * 2 * 16 * 16] of a frame pair, 2 x 2 blocks together.
+def patches(first: Image, second: Image) -> NDArray[np.uint8]:
+    """Patch rows [patches, 3 * 2 * 16 * 16] of a frame pair, 2 x 2 blocks together.
 
     Sides are multiples of 32, so the reference's resize would leave the frames as they are.
     """
     if first.shape[0] % _CELL or first.shape[1] % _CELL:
         raise ValueError(f"sides must be multiples of {_CELL}, got {first.shape[:2]}")
-    pair = np.stack([first, second]).astype(np.float32) / np.float32(127.5) - 1
+    pair = np.stack([first, second])
     _, height, width, _ = pair.shape
     blocks = pair.reshape(2, height // _CELL, MERGE, PATCH, width // _CELL, MERGE, PATCH, 3)
     ordered = blocks.transpose(1, 4, 2, 5, 7, 0, 3, 6)  # block row, column, in block, c, t, y, x

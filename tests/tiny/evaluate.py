@@ -23,7 +23,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tiny import card, cases, model, vocabulary
+from tiny import card, cases, eyes, model, vocabulary
 from tiny.cases import END, reply_text
 from tiny.chat_format import Encoded, Renderer
 from tiny.sample import Sample
@@ -57,7 +57,8 @@ def inputs(prompts: list[Encoded]) -> dict[str, Tensor]:
     ):
         chosen = [(p, g) for p, g, v in pictures if v is is_video]
         if chosen:
-            result[pixels] = torch.cat([torch.from_numpy(p) for p, _ in chosen])
+            rows = torch.cat([torch.from_numpy(p) for p, _ in chosen])
+            result[pixels] = eyes.normalised(rows)
             result[grids] = torch.tensor([[1, *g] for _, g in chosen])
     return result
 

@@ -13,6 +13,9 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,28 @@ from tiny import draw
 Grid = tuple[int, int]  # patches: rows, columns
 
 
-def _order(grid: Grid) -> Tensor:
+@dataclass
+class Lesson:
+    """Pictures of one grid: patches [images, patches, 1536] (bytes), answers [tokens, asked]."""
+
+    grid: Grid
+    patches: Tensor
+    answers: Tensor
+
+    def tensors(self, change: Callable[[Tensor], Tensor]) -> Lesson:
+        """This lesson with its tensors moved or pinned."""
+        return Lesson(self.grid, change(self.patches), change(self.answers))
+
+    def pin_memory(self) -> Lesson:
+        """What torch's loader calls so that copies to a GPU need not be waited for."""
+        return self.tensors(Tensor.pin_memory)
+
+
+@lru_cache(maxsize=256)
+def _order(grid: Grid, device: torch.device) -> Tensor:
     """Raster index of each patch in block-major order."""
     rows, cols = grid
-    index = torch.arange(rows * cols).view(rows // 2, 2, cols // 2, 2)
+    index = torch.arange(rows * cols, device=device).view(rows // 2, 2, cols // 2, 2)
     return index.permute(0, 2, 1, 3).reshape(-1)
 
 
@@ -40,27 +61,34 @@ def positions(tower: Any, grid: Grid) -> Tensor:
     side = tower.num_grid_per_side
     table = tower.pos_embed.weight.view(side, side, -1).permute(2, 0, 1)[None]
     at = F.interpolate(table, size=grid, mode="bilinear", align_corners=True)
-    return at[0].flatten(1).T[_order(grid)]
+    return at[0].flatten(1).T[_order(grid, at.device)]
 
 
-def rotary(dim: int, grid: Grid) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=256)
+def rotary(dim: int, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cos and sin [rows * columns, dim] of the patch coordinates."""
-    freq = 10000.0 ** (-torch.arange(0, dim // 2, 2).float() / (dim // 2))
-    order = _order(grid)
+    freq = 10000.0 ** (-torch.arange(0, dim // 2, 2, device=device).float() / (dim // 2))
+    order = _order(grid, device)
     row, col = order // grid[1], order % grid[1]
     angle = torch.cat([row[:, None] * freq, col[:, None] * freq], -1)
     angle = torch.cat([angle, angle], -1)
     return angle.cos(), angle.sin()
 
 
+def normalised(patches: Tensor) -> Tensor:
+    """Bytes of pixels as the tower takes them, from -1 to 1."""
+    return patches.float() / 127.5 - 1
+
+
 def states(tower: Any, patches: Tensor, grid: Grid) -> Tensor:
-    """What the merger gets, [images, tokens, 4 * hidden], of patches [images, patches, 1536]."""
+    """What the merger gets, [images, tokens, 4 * hidden], of bytes [images, patches, 1536]."""
     count, length, _ = patches.shape
     embed = tower.patch_embed.proj
-    x = F.linear(patches, embed.weight.flatten(1), embed.bias) + positions(tower, grid)
+    x = F.linear(normalised(patches), embed.weight.flatten(1), embed.bias)
+    x = x + positions(tower, grid)
     attn = tower.blocks[0].attn
     heads, dim = attn.num_heads, attn.head_dim
-    cos, sin = rotary(dim, grid)
+    cos, sin = rotary(dim, grid, patches.device)
 
     def turn(t: Tensor) -> Tensor:
         half = torch.cat([-t[..., dim // 2 :], t[..., : dim // 2]], -1)
@@ -84,18 +112,20 @@ def merge(tower: Any, x: Tensor) -> Tensor:
 
 
 def see(tower: Any, patches: Tensor, grid: Grid) -> Tensor:
-    """Merged vectors [images, tokens, out] of patches [images, rows * columns, 1536]."""
+    """Merged vectors [images, tokens, out] of bytes [images, rows * columns, 1536]."""
     return merge(tower, states(tower, patches, grid))
 
 
 def insert(tower: Any, x: Tensor, batch: Any) -> Tensor:
-    """Token embeddings [B, T, h] with the merged vectors of the batch in their slots."""
-    flat = x.flatten(0, 1)
-    for grid, patches in batch.patches.items():
-        merged, slots = see(tower, patches, grid).flatten(0, 1), batch.slots[grid]
-        shown = slots >= 0
-        flat = flat.index_copy(0, slots[shown], merged[shown])
-    return flat.view_as(x)
+    """Token embeddings [B, T, h] with the merged vectors of a batch's pictures in their places."""
+    merged, at = [], 0
+    for grid, count in batch.grids:
+        size = count * grid[0] * grid[1]
+        patches = batch.patches[at : at + size].view(count, -1, batch.patches.shape[1])
+        merged.append(see(tower, patches, grid).flatten(0, 1))
+        at += size
+    shown = torch.cat(merged)[batch.shown]
+    return x.flatten(0, 1).index_copy(0, batch.places, shown.to(x.dtype)).view_as(x)
 
 
 # ---- first lessons -------------------------------------------------------------------------------
@@ -110,6 +140,7 @@ CORNERS = 6  # x1, y1, x2, y2 and the centre, each as two digits of the 0..1000 
 _CELL = 32
 
 
+@lru_cache
 def _labels() -> list[str]:
     from tiny import pictures, screens, world
 
@@ -119,29 +150,50 @@ def _labels() -> list[str]:
     return ["", *dict.fromkeys([*draw.PAINTS, *words, *more])]
 
 
+@lru_cache
+def _label_numbers() -> dict[str, int]:
+    return {label: number for number, label in enumerate(_labels())}
+
+
 class Lessons(nn.Module):
     """Linear questions to every merged token."""
 
-    def __init__(self, width: int, labels: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.sizes = [len(KINDS), labels, *[len(ALPHABET)] * SLOTS, *[10] * 2 * CORNERS]
+        self.sizes = [len(KINDS), len(_labels()), *[len(ALPHABET)] * SLOTS, *[10] * 2 * CORNERS]
         self.heads = nn.Linear(width, sum(self.sizes))
 
-    def forward(self, merged: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and share of right answers; answers: [tokens, questions], -1 where none is due."""
-        losses, right = [], []
+    def forward(self, merged: Tensor, answers: Tensor) -> Tensor:
+        """Sum of the questions' mean losses; answers: [tokens, questions], -1 where none is due."""
+        losses = []
         for logits, answer in zip(self.heads(merged).split(self.sizes, -1), answers.T, strict=True):
-            weight = 3.0 if len(right) == 1 else 1.0  # the label: what is asked for most
+            weight = 3.0 if len(losses) == 1 else 1.0  # the label: what is asked for most
             losses.append(weight * F.cross_entropy(logits, answer, ignore_index=-1))
-            asked = answer >= int(1 < len(right) < 2 + SLOTS)  # an empty letter slot is no feat
-            right.append((logits.argmax(-1)[asked] == answer[asked]).float().mean())
-        return torch.stack(losses).nansum(), torch.stack(right)
+        return torch.stack(losses).nansum()
+
+    @torch.no_grad()
+    def right(self, merged: Tensor, answers: Tensor) -> Tensor:
+        """Share of right answers to each question."""
+        shares = []
+        for logits, answer in zip(self.heads(merged).split(self.sizes, -1), answers.T, strict=True):
+            asked = answer >= int(1 < len(shares) < 2 + SLOTS)  # an empty letter slot is no feat
+            shares.append((logits.argmax(-1)[asked] == answer[asked]).float().mean())
+        return torch.stack(shares)
+
+    @staticmethod
+    def summary(right: Tensor) -> str:
+        """What `right` found, letters and first and second digits of corners together."""
+        slots, digits = right[2 : 2 + SLOTS].nanmean(), right[2 + SLOTS :].view(-1, 2).nanmean(0)
+        return (
+            f"kind {right[0]:.3f} label {right[1]:.3f} letters {slots:.3f} "
+            f"digits {digits[0]:.3f} {digits[1]:.3f}"
+        )
 
 
-def answers(scene: draw.Scene, letters: list[tuple[str, float, float]], labels: list[str]) -> Any:
+def answers(scene: draw.Scene, letters: list[tuple[str, float, float]]) -> Any:
     """What each cell of a scene should say: [cells, questions], raster order."""
     height, width, _ = scene.image.shape
-    rows, cols = height // _CELL, width // _CELL
+    rows, cols, labels = height // _CELL, width // _CELL, _label_numbers()
     result = np.full((rows, cols, 2 + SLOTS + 2 * CORNERS), -1, np.int64)
     result[..., 0] = 0
     boxes = sorted(scene.boxes, key=lambda b: -(b.x2 - b.x1) * (b.y2 - b.y1))
@@ -153,7 +205,7 @@ def answers(scene: draw.Scene, letters: list[tuple[str, float, float]], labels: 
         digits = [d for v in corners for d in (min(v, 999) // 100, min(v, 999) // 10 % 10)]
         here = result[max(r1, 0) : r2 + 1, max(c1, 0) : c2 + 1]
         here[..., 0] = KINDS.index(box.kind)
-        here[..., 1] = labels.index(box.label) if box.label in labels else -1
+        here[..., 1] = labels.get(box.label, -1)
         here[..., 2 + SLOTS :] = digits
     filled = np.zeros((rows, cols), np.int64)
     for letter, x, y in sorted(letters, key=lambda item: (item[2] // 16, item[1])):
@@ -202,8 +254,8 @@ def wall(rng: random.Random, test: bool) -> draw.Scene:
     return draw.Scene(draw.pixels(image), boxes)
 
 
-def _lesson(rng: random.Random, count: int, labels: list[str]) -> tuple[Grid, Tensor, Tensor]:
-    """Patches and answers of `count` scenes of one grid."""
+def lesson(rng: random.Random, count: int) -> Lesson:
+    """Questions about `count` scenes of one grid."""
     from tiny import clips, pictures, screens
     from tiny.chat_format import PATCH, patches
 
@@ -219,9 +271,9 @@ def _lesson(rng: random.Random, count: int, labels: list[str]) -> tuple[Grid, Te
             grid = (height // PATCH, width // PATCH)
         if (height // PATCH, width // PATCH) == grid:
             seen.append(patches(scene.image, scene.image))
-            due.append(answers(scene, letters, labels))
+            due.append(answers(scene, letters))
     assert grid is not None
-    return grid, torch.from_numpy(np.stack(seen)), torch.from_numpy(np.concatenate(due))
+    return Lesson(grid, torch.from_numpy(np.stack(seen)), torch.from_numpy(np.concatenate(due)))
 
 
 # ---- second lessons: the text model's words --------------------------------------------------
@@ -230,11 +282,12 @@ def _lesson(rng: random.Random, count: int, labels: list[str]) -> tuple[Grid, Te
 LOUDNESS = 80.0  # length of what the tower gives: that of what the first layers add
 
 
-def _words(table: Tensor, tokenizer: Any, labels: list[str]) -> Tensor:
+def words(table: Tensor, tokenizer: Any) -> Tensor:
     """A direction for every answer of the lessons: of its word in the text model.
 
     Letters and digits of different slots have the same words, so each slot turns them its own way.
     """
+    table = table.detach().cpu()
     mean = table.mean(0)
 
     def direction(text: str) -> Tensor:
@@ -251,7 +304,7 @@ def _words(table: Tensor, tokenizer: Any, labels: list[str]) -> Tensor:
         width = rows.shape[1]
         return rows @ torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
 
-    spaced = [[f" {text}" if text else "" for text in texts] for texts in (KINDS, labels)]
+    spaced = [[f" {text}" if text else "" for text in texts] for texts in (KINDS, _labels())]
     letters, digits = all_of([c.strip() for c in ALPHABET]), all_of([str(d) for d in range(10)])
     slots = [turned(letters) for _ in range(SLOTS)] + [turned(digits) for _ in range(2 * CORNERS)]
     return torch.cat([*map(all_of, spaced), *slots])
@@ -263,17 +316,17 @@ def teach_words(tower: Any, table: Tensor, tokenizer: Any, scenes: int, minutes:
     So the text model can find and repeat a picture's tokens as it does with those of a text. The
     rest of the tower stays; it is run once over `scenes` pictures.
     """
-    labels, rng = _labels(), random.Random(5)
-    lessons = Lessons(tower.config.out_hidden_size, len(labels))
+    rng = random.Random(5)
+    lessons = Lessons(tower.config.out_hidden_size)
     inputs, dues = [], []
     with torch.no_grad():
-        lessons.heads.weight.copy_(_words(table.detach(), tokenizer, labels))
+        lessons.heads.weight.copy_(words(table, tokenizer))
         lessons.heads.bias.zero_()
         for _ in range(scenes // 16):
-            grid, patches, due = _lesson(rng, 16, labels)
-            kept = (due[:, 0] > 0) | (torch.rand(len(due)) < 0.1)
-            inputs.append(states(tower, patches, grid).flatten(0, 1)[kept])
-            dues.append(due[kept])
+            one = lesson(rng, 16)
+            kept = (one.answers[:, 0] > 0) | (torch.rand(len(one.answers)) < 0.1)
+            inputs.append(states(tower, one.patches, one.grid).flatten(0, 1)[kept])
+            dues.append(one.answers[kept])
     x, due = torch.cat(inputs), torch.cat(dues)
     layers = [tower.merger.linear_fc1, tower.merger.linear_fc2]
     parameters = [p for layer in layers for p in layer.parameters()]
@@ -282,19 +335,15 @@ def teach_words(tower: Any, table: Tensor, tokenizer: Any, scenes: int, minutes:
     while (spent := time.monotonic() - begin) < 60 * minutes:
         optimiser.param_groups[0]["lr"] = 1e-3 * (1 - spent / 60 / minutes)
         chosen = torch.randint(len(x), (1024,))
-        loss, right = lessons(merge(tower, x[chosen]), due[chosen])
+        merged = merge(tower, x[chosen])
+        loss = lessons(merged, due[chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         step += 1
         if step % 200 == 0:
-            kind, label, letters = right[0], right[1], right[2 : 2 + SLOTS].nanmean()
-            digits = right[2 + SLOTS :].nanmean()
-            print(
-                f"words: step {step} loss {loss:.2f}  kind {kind:.3f} label {label:.3f} "
-                f"letters {letters:.3f} digits {digits:.3f}",
-                flush=True,
-            )
+            shown = lessons.summary(lessons.right(merged, due[chosen]))
+            print(f"words: step {step} loss {loss:.2f}  {shown}", flush=True)
     with torch.no_grad():
         out = merge(tower, x[:4096])
         centre = out.mean(0)
@@ -317,9 +366,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     rng = random.Random(args.seed)
-    labels = _labels()
     tower = model.TinyModel().visual
-    lessons = Lessons(tower.config.out_hidden_size, len(labels))
+    lessons = Lessons(tower.config.out_hidden_size)
     if args.start:
         tower.load_state_dict(torch.load(args.start, weights_only=True))
     both = nn.ModuleDict({"tower": tower, "lessons": lessons})
@@ -332,24 +380,21 @@ def main() -> None:
         for opt, groups in zip(opts, rates, strict=True):
             for group, rate in zip(opt.param_groups, groups, strict=True):
                 group["lr"] = rate * scale
-        grid, patches, due = _lesson(rng, 24, labels)
-        loss, right = lessons(see(tower, patches, grid).flatten(0, 1), due)
+        one = lesson(rng, 24)
+        merged = see(tower, one.patches, one.grid).flatten(0, 1)
+        loss = lessons(merged, one.answers)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 2.0)
         for opt in opts:
             opt.step()
             opt.zero_grad()
-        sums.append(right)
+        sums.append(lessons.right(merged, one.answers))
         step += 1
         if step % 50 == 0:
-            r = torch.stack(sums).nanmean(0)
+            shown = lessons.summary(torch.stack(sums).nanmean(0))
             sums.clear()
-            slots, digits = r[2 : 2 + SLOTS].mean(), r[2 + SLOTS :].view(-1, 2).mean(0)
-            print(
-                f"step {step} min {spent / 60:.1f} lr {scale:.2f} loss {loss:.2f}  kind {r[0]:.3f} "
-                f"label {r[1]:.3f} letters {slots:.3f} digits {digits[0]:.3f} {digits[1]:.3f}",
-                flush=True,
-            )
+            head = f"step {step} min {spent / 60:.1f} lr {scale:.2f} loss {loss:.2f}"
+            print(f"{head}  {shown}", flush=True)
         if spent - last > 60:
             last = spent
             torch.save(tower.state_dict(), args.out)

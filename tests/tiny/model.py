@@ -25,6 +25,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qw
 from tiny import vocabulary
 
 CHUNK = 64  # tokens of a chunk of the delta rule
+SCANNED = 64  # chunks of a row from which a GPU scans them: fewer are faster one after another
 K_HEADS, HEAD = 1, 128  # key heads of linear attention, and their width
 ROTARY = 64
 LOOKING_BACK = (0, 1, 4, 6)  # layers, see look_back
@@ -209,6 +210,7 @@ def save(model: TinyModel, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
     }
     for name, tensor in model.mtp.state_dict().items():
         tensors[f"mtp.{name}"] = tensor.to(dtype).contiguous()
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     partial = folder / "model.safetensors.part"
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.replace(folder / "model.safetensors")
@@ -249,7 +251,7 @@ class _UnitLowerInverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> Tensor:
-        eye = torch.eye(a.shape[-1], dtype=a.dtype).expand_as(a)
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
         inverse = torch.linalg.solve_triangular(a, eye, upper=False, unitriangular=True)
         ctx.save_for_backward(inverse)
         return inverse
@@ -262,59 +264,79 @@ class _UnitLowerInverse(torch.autograd.Function):
 
 
 def delta_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-    """What the chunks of `delta_rule` have in them before they meet a state, as
-    [B, Hk, R, N, C, D] for N chunks: new values and keys of the erasing, queries and keys as they
-    meet the state, products inside a chunk [.., C, C], decay of a whole chunk [.., N].
-    """
-    rows, length, heads, dim = q.shape
-    ratio, n = v.shape[3], length // CHUNK
-    q = q.view(rows, n, CHUNK, heads, dim).permute(0, 3, 1, 2, 4)  # [B, Hk, N, C, D]
-    k = k.view(rows, n, CHUNK, heads, dim).permute(0, 3, 1, 2, 4)
-    v = v.view(rows, n, CHUNK, heads, ratio, dim).permute(0, 3, 4, 1, 2, 5)  # [B, Hk, R, N, C, D]
-    g = g.view(rows, n, CHUNK, heads, ratio).permute(0, 3, 4, 1, 2)
-    beta = beta.view(rows, n, CHUNK, heads, ratio).permute(0, 3, 4, 1, 2)
+    """What chunks of tokens have in them before they meet a state, as [Hk, R, N, C, D] for N
+    chunks: new values and keys of the erasing, queries and keys as they meet the state, products
+    inside a chunk [.., C, C], decay of a whole chunk [.., N].
 
-    decay = g.cumsum(-1)  # [B, Hk, R, N, C]
-    lower = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
+    q, k: [T, Hk, D] normalised (q scaled); v: [T, Hk, R, D] with R value heads of each key head; g
+    (log decay) and beta: [T, Hk, R]; T is a multiple of CHUNK.
+    """
+    length, heads, dim = q.shape
+    ratio, n = v.shape[2], length // CHUNK
+    q = q.view(n, CHUNK, heads, dim).permute(2, 0, 1, 3)  # [Hk, N, C, D]
+    k = k.view(n, CHUNK, heads, dim).permute(2, 0, 1, 3)
+    v = v.view(n, CHUNK, heads, ratio, dim).permute(2, 3, 0, 1, 4)  # [Hk, R, N, C, D]
+    g = g.view(n, CHUNK, heads, ratio).permute(2, 3, 0, 1)
+    beta = beta.view(n, CHUNK, heads, ratio).permute(2, 3, 0, 1)
+
+    decay = g.cumsum(-1)  # [Hk, R, N, C]
+    lower = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=q.device).tril()
     between = (decay[..., :, None] - decay[..., None, :]).masked_fill(~lower, -1e4).exp()
-    kk = (k @ k.transpose(-1, -2))[:, :, None]
-    qk = (q @ k.transpose(-1, -2))[:, :, None]
+    kk = (k @ k.transpose(-1, -2))[:, None]
+    qk = (q @ k.transpose(-1, -2))[:, None]
     inverse = _UnitLowerInverse.apply((beta[..., None] * between * kk).tril(-1))
     weighted = inverse * beta[..., None, :]
     start = decay.exp()
     return (
         weighted @ v,
-        (weighted * start[..., None, :]) @ k[:, :, None],
-        q[:, :, None] * start[..., None],
-        k[:, :, None] * (decay[..., -1:] - decay).exp()[..., None],
+        (weighted * start[..., None, :]) @ k[:, None],
+        q[:, None] * start[..., None],
+        k[:, None] * (decay[..., -1:] - decay).exp()[..., None],
         qk * between,
         start[..., -1],
     )
 
 
 def delta_rule(*chunks: Tensor) -> Tensor:
-    """The gated delta rule over rows from an empty state. Returns [B, T, Hk, R, D].
+    """The gated delta rule over rows from an empty state, chunk after chunk.
 
-    chunks: what `delta_chunks` makes of q, k [B, T, Hk, D] normalised (q scaled), v [B, T, Hk, R,
-    D] with R value heads of each key head, g (log decay) and beta [B, T, Hk, R]; T is a multiple of
-    CHUNK.
+    chunks: what `delta_chunks` makes, with the chunks of each of B rows apart, [Hk, R, B, N, C, D].
+    Returns the outputs in the same shape.
     """
     u = chunks[0]
-    rows, heads, ratio, n, _, dim = u.shape
-    state = torch.zeros(rows, heads, ratio, dim, dim, dtype=u.dtype)
+    state = torch.zeros(*u.shape[:3], u.shape[-1], u.shape[-1], dtype=u.dtype, device=u.device)
     outputs = []
     # Unbound, not indexed: the gradient of an index is a tensor of zeros as large as the whole.
     for u_i, w_i, q_i, k_i, inside_i, total_i in zip(*(t.unbind(3) for t in chunks), strict=True):
         delta = u_i - w_i @ state
         outputs.append(q_i @ state + inside_i @ delta)
         state = state * total_i[..., None, None] + k_i.transpose(-1, -2) @ delta
-    out = torch.stack(outputs, dim=3)  # [B, Hk, R, N, C, D]
-    return out.permute(0, 3, 4, 1, 2, 5).reshape(rows, n * CHUNK, heads, ratio, dim)
+    return torch.stack(outputs, dim=3)
+
+
+def delta_scan(*chunks: Tensor) -> Tensor:
+    """The same as `delta_rule` in log2 N steps: what a chunk does to the state is linear, so what
+    two neighbours do is a product. More arithmetic, but a GPU is never idle.
+    """
+    u, w, q, k, inside, total = chunks
+    dim = u.shape[-1]
+    back = k.transpose(-1, -2)
+    eye = torch.eye(dim, dtype=u.dtype, device=u.device)
+    kept, state = total[..., None, None] * eye - back @ w, back @ u
+    n, step = u.shape[3], 1
+    while step < n:  # state and kept of chunk i now cover chunks i - step + 1 .. i
+        early, late, moved = state[:, :, :, :step], state[:, :, :, step:], kept[:, :, :, step:]
+        before = (state[:, :, :, :-step], kept[:, :, :, :-step])
+        state = torch.cat([early, late + moved @ before[0]], 3)
+        kept = torch.cat([kept[:, :, :, :step], moved @ before[1]], 3)
+        step *= 2
+    state = F.pad(state[:, :, :, :-1], (0, 0, 0, 0, 1, 0))
+    return q @ state + inside @ (u - w @ state)
 
 
 def _conv_inputs(x: Tensor, same: Tensor) -> list[Tensor]:
-    """X shifted by 3, 2, 1, 0 tokens; what belongs to another document is zero. same: [3, B, T]."""
-    shifted = [F.pad(x, (0, 0, s, 0))[:, : x.shape[1]] * same[s - 1, :, :, None] for s in (3, 2, 1)]
+    """X shifted by 3, 2, 1, 0 tokens; what belongs to another document is zero. same: [3, T]."""
+    shifted = [F.pad(x, (0, 0, s, 0))[: x.shape[0]] * same[s - 1, :, None] for s in (3, 2, 1)]
     return [*shifted, x]
 
 
@@ -322,20 +344,20 @@ def linear_in(
     x: Tensor, starts: Tensor, same: Tensor, norm: Tensor, qkv: Tensor, taps: Tensor, b: Tensor,
     a: Tensor, log_a: Tensor, dt: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """What the delta rule takes, and the normed input. starts: [B, T] 1 where a document begins."""
-    rows, length, _ = x.shape
+    """What the delta rule takes, and the normed input. starts: [T], 1 where a document begins."""
+    length = x.shape[0]
     ratio = log_a.shape[0] // K_HEADS
     h = _rms(x, norm)
     mixed = sum(u * taps[:, j] for j, u in enumerate(_conv_inputs(F.linear(h, qkv), same)))
     width = K_HEADS * HEAD
     q, k, v = F.silu(mixed).split([width, width, ratio * width], dim=-1)
-    q, k = q.view(rows, length, K_HEADS, HEAD), k.view(rows, length, K_HEADS, HEAD)
+    q, k = q.view(length, K_HEADS, HEAD), k.view(length, K_HEADS, HEAD)
     q = q * torch.rsqrt(q.square().sum(-1, keepdim=True) + 1e-6) * HEAD**-0.5
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + 1e-6)
-    v = v.view(rows, length, K_HEADS, ratio, HEAD)
-    beta = F.linear(h, b).sigmoid().view(rows, length, K_HEADS, ratio)
+    v = v.view(length, K_HEADS, ratio, HEAD)
+    beta = F.linear(h, b).float().sigmoid().view(length, K_HEADS, ratio)
     g = -log_a.exp() * F.softplus(F.linear(h, a) + dt)
-    g = g * (1 - starts[..., None]) + _FORGET * starts[..., None]
+    g = g * (1 - starts[:, None]) + _FORGET * starts[:, None]
     return q, k, v, g.view_as(beta), beta, h
 
 
@@ -345,34 +367,44 @@ def linear_out(
     """The gated norm and output projection of Gated DeltaNet, then the feed-forward part."""
     gate = F.linear(h, z).view_as(o)
     o = norm * o * torch.rsqrt(o.square().mean(-1, keepdim=True) + 1e-6) * F.silu(gate)
-    return feed_forward(x + F.linear(o.reshape(*x.shape[:2], -1), out), *ffn)
+    return feed_forward(x + F.linear(o.flatten(1), out), *ffn)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: [B, H, T, D]; cos, sin: [B, 1, T, 64]."""
+    """x: [.., D]; cos, sin: [.., 64], broadcast over heads."""
     turned, rest = x[..., :ROTARY], x[..., ROTARY:]
     half = torch.cat([-turned[..., ROTARY // 2 :], turned[..., : ROTARY // 2]], -1)
     return torch.cat([turned * cos + half * sin, rest], -1)
 
 
-def attention_layer(
-    x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, norm: Tensor, wq: Tensor, wk: Tensor,
-    wv: Tensor, q_norm: Tensor, k_norm: Tensor, out: Tensor, *ffn: Tensor,
-) -> Tensor:  # fmt: skip
-    """One layer with gated attention. mask: [B, 1, T, T], 0 where a token may look, else -inf."""
-    rows, length, _ = x.shape
-    dim = q_norm.shape[0]
+def attention_in(
+    x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, wq: Tensor, wk: Tensor, wv: Tensor,
+    q_norm: Tensor, k_norm: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Queries, keys and values [T, heads, D] and the gate [T, heads * D] of gated attention."""
+    length, dim = x.shape[0], q_norm.shape[0]
     h = _rms(x, norm)
-    q, gate = F.linear(h, wq).view(rows, length, -1, 2 * dim).chunk(2, -1)
-    k = F.linear(h, wk).view(rows, length, -1, dim)
-    v = F.linear(h, wv).view(rows, length, -1, dim).transpose(1, 2)
-    q = _rotate(_rms(q, q_norm).transpose(1, 2), cos, sin)
-    k = _rotate(_rms(k, k_norm).transpose(1, 2), cos, sin)
+    q, gate = F.linear(h, wq).view(length, -1, 2 * dim).chunk(2, -1)
+    k = F.linear(h, wk).view(length, -1, dim)
+    v = F.linear(h, wv).view(length, -1, dim)
+    q, k = _rotate(_rms(q, q_norm), cos, sin), _rotate(_rms(k, k_norm), cos, sin)
+    return q, k, v, gate.flatten(1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rows: int) -> Tensor:
+    """Causal attention within rows, [T, heads * D]. mask: [B, 1, T / B, T / B], true where a token
+    may look; none where a row is one document.
+    """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    o = o.transpose(1, 2).reshape(rows, length, -1) * gate.reshape(rows, length, -1).sigmoid()
-    return feed_forward(x + F.linear(o, out), *ffn)
+    q, k, v = (t.unflatten(0, (rows, -1)).transpose(1, 2) for t in (q, k, v.to(q.dtype)))
+    o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    return o.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def attention_out(x: Tensor, o: Tensor, gate: Tensor, out: Tensor, *ffn: Tensor) -> Tensor:
+    """Gate and output projection of attention, then the feed-forward part."""
+    return feed_forward(x + F.linear(o * gate.sigmoid(), out), *ffn)
 
 
 def feed_forward(x: Tensor, norm: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -390,53 +422,70 @@ def _ffn_weights(layer: Any) -> tuple[Tensor, ...]:
 class PackedForward:
     """Hidden states of packed rows.
 
-    Called with embeddings [B, T, h], documents [B, T] (a number of each token's document) and
-    positions [3, B, T]; T is a multiple of CHUNK. Returns the states after the final norm.
+    Called with embeddings [B, T, h] and the geometry of documents [B, T] (a number of each token's
+    document) and positions [3, B, T]; T is a multiple of CHUNK. Returns the states after the final
+    norm.
+
+    Inside, rows lie behind each other. Only the states of the delta rule and attention need to know
+    where a row ends, and both stay outside of the compiled functions: so these are compiled once,
+    for B * T tokens, whatever the length of rows.
     """
 
     def __init__(self, model: TinyModel, *, compiled: bool = True) -> None:
         self.model = model
         wrap: Any = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
-        self._in, self._out, self._attend = map(wrap, (linear_in, linear_out, attention_layer))
-        self._chunks = wrap(delta_chunks)
+        self._linear_in, self._linear_out, self._chunks = map(
+            wrap, (linear_in, linear_out, delta_chunks)
+        )
+        self._attention_in, self._attention_out = map(wrap, (attention_in, attention_out))
 
-    def linear(self, layer: Any, x: Tensor, geo: dict[str, Tensor]) -> Tensor:
-        """One layer with Gated DeltaNet. The delta rule stays outside of the compiled parts: its
-        unrolled chunks would take minutes to compile and are matrix products anyway.
-        """
+    def linear(self, layer: Any, x: Tensor, geo: dict[str, Any]) -> Tensor:
+        """One layer with Gated DeltaNet."""
         m = layer.linear_attn
-        q, k, v, g, beta, h = self._in(
+        q, k, v, g, beta, h = self._linear_in(
             x, geo["starts"], geo["same"], layer.input_layernorm.weight, m.in_proj_qkv.weight,
             m.conv1d.weight[:, 0], m.in_proj_b.weight, m.in_proj_a.weight, m.A_log, m.dt_bias,
         )  # fmt: skip
-        o = delta_rule(*self._chunks(q, k, v, g, beta))
+        with torch.autocast(x.device.type, enabled=False):  # states add up over a whole document
+            chunks = self._chunks(q, k, v, g, beta)
+            chunks = tuple(t.unflatten(2, (geo["rows"], -1)) for t in chunks)
+            scanned = x.is_cuda and chunks[0].shape[3] >= SCANNED
+            o = (delta_scan if scanned else delta_rule)(*chunks)
+        o = o.permute(2, 3, 4, 0, 1, 5).flatten(0, 2)  # [T, Hk, R, D]
         weights = (m.in_proj_z.weight, m.norm.weight, m.out_proj.weight)
-        return self._out(x, h, o, *weights, *_ffn_weights(layer))
+        return self._linear_out(x, h, o, *weights, *_ffn_weights(layer))
 
-    def attention(self, layer: Any, x: Tensor, geo: dict[str, Tensor]) -> Tensor:
+    def attention(self, layer: Any, x: Tensor, geo: dict[str, Any]) -> Tensor:
         """One layer with gated attention."""
         m = layer.self_attn
-        weights = (m.q_proj.weight, m.k_proj.weight, m.v_proj.weight, m.q_norm.weight)
-        return self._attend(
-            x, geo["cos"], geo["sin"], geo["mask"], layer.input_layernorm.weight, *weights,
-            m.k_norm.weight, m.o_proj.weight, *_ffn_weights(layer),
+        q, k, v, gate = self._attention_in(
+            x, geo["cos"], geo["sin"], layer.input_layernorm.weight, m.q_proj.weight,
+            m.k_proj.weight, m.v_proj.weight, m.q_norm.weight, m.k_norm.weight,
         )  # fmt: skip
+        o = attend(q, k, v, geo["mask"], geo["rows"])
+        return self._attention_out(x, o, gate, m.o_proj.weight, *_ffn_weights(layer))
 
-    def geometry(self, documents: Tensor, positions: Tensor) -> dict[str, Tensor]:
-        """What all layers share: document starts, neighbours, rotary tables, attention mask."""
-        length = documents.shape[1]
+    def geometry(
+        self, documents: Tensor, positions: Tensor, *, alone: bool = False
+    ) -> dict[str, Any]:
+        """What all layers share: document starts, neighbours, rotary tables, attention mask.
+
+        alone: every row is one document and padding, so attention needs no mask.
+        """
+        rows, length = documents.shape
         same = torch.stack(
             [F.pad(documents, (s, 0), value=-1)[:, :length] == documents for s in (1, 2, 3)]
-        ).float()
-        freqs = positions[..., None].float() * self.model.text.rotary_emb.inv_freq
-        axes = torch.arange(ROTARY // 2) % 3
-        axes[-1] = 0 if ROTARY // 2 > 30 and axes[-1] == 2 else axes[-1]
+        )
+        freqs = positions.flatten(1)[..., None].float() * self.model.text.rotary_emb.inv_freq
+        axes = torch.arange(ROTARY // 2, device=documents.device) % 3  # sections 11, 11, 10
         angle = torch.where(axes == 1, freqs[1], torch.where(axes == 2, freqs[2], freqs[0]))
         angle = torch.cat([angle, angle], -1)[:, None]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        allowed = causal & (documents[:, None, :, None] == documents[:, None, None, :])
-        mask = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
+        mask = None
+        if not alone:
+            mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
+        same = same.flatten(1).float()
         return {
+            "rows": rows,
             "starts": 1 - same[0],
             "same": same,
             "cos": angle.cos(),
@@ -444,20 +493,21 @@ class PackedForward:
             "mask": mask,
         }
 
-    def __call__(self, x: Tensor, geo: dict[str, Tensor]) -> Tensor:
-        text = self.model.text
+    def __call__(self, x: Tensor, geo: dict[str, Any]) -> Tensor:
+        text, shape = self.model.text, x.shape
+        x = x.flatten(0, 1)
         for layer in text.layers:
             mix = self.linear if hasattr(layer, "linear_attn") else self.attention
             x = mix(layer, x, geo)
-        return _rms(x, text.norm.weight)
+        return _rms(x, text.norm.weight).view(shape)
 
-    def draft(self, hidden: Tensor, embedded: Tensor, geo: dict[str, Tensor]) -> Tensor:
+    def draft(self, hidden: Tensor, embedded: Tensor, geo: dict[str, Any]) -> Tensor:
         """MTP states: `embedded` is the token after that of `hidden`, both [B, T, h]."""
         m = self.model.mtp
         pair = [
             _rms(embedded, m.pre_fc_norm_embedding.weight),
             _rms(hidden, m.pre_fc_norm_hidden.weight),
         ]
-        x = F.linear(torch.cat(pair, -1), m.fc.weight)
+        x = F.linear(torch.cat(pair, -1).flatten(0, 1), m.fc.weight)
         x = self.attention(m.layers[0], x, geo)
-        return _rms(x, m.norm.weight)
+        return _rms(x, m.norm.weight).view(hidden.shape)

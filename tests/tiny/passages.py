@@ -210,14 +210,19 @@ def make(rng: random.Random, test: bool, words: int | None = None) -> Sample:
 
 
 def needle(rng: random.Random, test: bool, words: int, depth: float) -> Sample:
-    """A text of `words` words with the asked secret number at `depth` (0 start, 1 end) of it."""
+    """A text of `words` words with the asked secret number at `depth` (0 start, 1 end) of it.
+
+    Training asks for some of the other numbers too.
+    """
     name, number = draw(rng, test, NAMES, NUMBERS)
     others = rng.sample([each for each in NAMES if each != name], min(6, 1 + words // 60))
     lines = sentences(rng, max(2, round(words / 6.75) - len(others) - 1))
+    secrets = {}
     for other in others:
         number2 = rng.randrange(10000, 100000)
         while number2 == number or held_out(other, number2) != test:
             number2 = rng.randrange(10000, 100000)
+        secrets[other] = number2
         lines[rng.randrange(len(lines))] = SECRET.format(other, number2)
     kinds = [kind for kind in KINDS if kind is not _secret]
     for fact in _facts(rng, test, kinds, len(lines) // 25):
@@ -227,8 +232,12 @@ def needle(rng: random.Random, test: bool, words: int, depth: float) -> Sample:
     lines.insert(round(depth * len(lines)), SECRET.format(name, number))
     passage = "\n\n".join(" ".join(lines[i : i + 8]) for i in range(0, len(lines), 8))
     prompt = f"{passage}\n\n{SECRET_QUESTIONS[0].format(name)}"
-    answer = f"{number}."
-    return Sample("needle", [user(prompt), assistant(answer)], expect=answer)
+    messages = [user(prompt), assistant(f"{number}.")]
+    told = [(o, n) for o, n in secrets.items() if SECRET.format(o, n) in lines]
+    for other, number2 in [] if test else rng.sample(told, min(len(told), 3)):
+        question = SECRET_QUESTIONS[0].format(other)
+        messages += [user(question), assistant(f"{number2}.")]
+    return Sample("needle", messages, expect=messages[-1]["content"])
 
 
 def make_needle(rng: random.Random, test: bool) -> Sample:

@@ -15,8 +15,8 @@ SKILLS: dict[str, Skill] = {
 
 # Shares of the training tokens.
 TEXT = {
-    "story": 0.14, "passage": 0.25, "needle": 0.04, "chat": 0.11, "classify": 0.07,
-    "extract": 0.13, "tools": 0.12, "copy": 0.14,
+    "story": 0.10, "passage": 0.25, "needle": 0.10, "chat": 0.11, "classify": 0.07,
+    "extract": 0.13, "tools": 0.12, "copy": 0.12,
 }  # fmt: skip
 VISION = {
     "shapes": 0.24, "reading": 0.18, "charts": 0.12, "click": 0.26, "act": 0.08, "video": 0.12,

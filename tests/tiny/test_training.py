@@ -75,6 +75,25 @@ def test_inverse_has_the_gradient_of_the_definition() -> None:
     assert torch.allclose(found, a.grad.tril(-1))
 
 
+def test_scan_over_chunks_equals_their_order() -> None:
+    torch.manual_seed(3)
+    rows, length = 2, 11 * model.CHUNK  # not a power of two
+    q, k = torch.nn.functional.normalize(
+        torch.randn(2, rows * length, 1, 16, dtype=torch.float64), dim=-1
+    )
+    v = torch.randn(rows * length, 1, 2, 16, dtype=torch.float64, requires_grad=True)
+    g = -0.1 * torch.rand(rows * length, 1, 2, dtype=torch.float64)
+    g[length + 100] = model._FORGET
+    chunks = model.delta_chunks(q, k, v, g, torch.rand_like(g))
+    found = []
+    for rule in (model.delta_rule, model.delta_scan):
+        out = rule(*(t.unflatten(2, (rows, -1)) for t in chunks))
+        (grad,) = torch.autograd.grad(out.square().sum(), v, retain_graph=True)
+        found.append((out, grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other)
+
+
 @torch.no_grad()
 def test_first_drafts_are_those_of_training(tiny: model.TinyModel, renderer: Renderer) -> None:
     (document,) = _documents(renderer, ["story"], seed=3)
@@ -143,4 +162,4 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert states[0]["spent"] < states[1]["spent"]
     written = model.load(tmp_path / "out").state_dict()
     name = "hf.model.language_model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(written[name], states[1]["model"][name].bfloat16().float())
+    assert torch.equal(written[name], states[1]["model"][f"tiny.{name}"].bfloat16().float())

@@ -10,34 +10,41 @@ zero over the last part of `--minutes`; the result is written to `--out` in bflo
 `--work` has the loss of every skill.
 
 Matrices of the layers are trained with Muon (orthogonalised momentum), everything else with Adam.
+
+With `--device cuda` batches are larger and drawn by a process for each core; a GPU trains a hundred
+times as fast as two cores. `--lessons` goes on asking the tower what each token of a picture shows.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from tiny import eyes, model, vocabulary
-from tiny.batches import NAMES, PADDING, Batch, Stream
+from tiny.batches import NAMES, Batch, Batches, Stream, Targets
 from tiny.chat_format import Renderer
 from tiny.skills import mix
 
 CHECKPOINT = HERE / "qwen35-tiny"
 WARMUP = 60  # steps
-LOG_EVERY = 25  # steps
+FEWEST = 0.01  # share of a batch's tokens: fewer answered ones count as if they were so many
 LONGEST_STEP = 60  # seconds; what is longer was a pause
 
 
@@ -70,22 +77,21 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes[p.shape].append(p)
             for shape, params in shapes.items():
-                updates = []
-                for p in params:
-                    state = self.state[p]
-                    buffer = state.setdefault("momentum", torch.zeros_like(p))
-                    buffer.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(buffer, group["momentum"]))
-                moved = orthogonalise(torch.stack(updates))
+                grads = torch.stack([p.grad for p in params])
+                zeros = torch.zeros_like(params[0])
+                buffers = [self.state[p].setdefault("momentum", zeros.clone()) for p in params]
+                momentum = torch.stack(buffers).lerp_(grads, 1 - group["momentum"])
+                torch._foreach_copy_(buffers, momentum.unbind())
+                moved = orthogonalise(grads.lerp(momentum, group["momentum"]))
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, update in zip(params, moved, strict=True):
-                    p.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-rate)
+                torch._foreach_mul_(params, 1 - group["lr"] * group["decay"])
+                torch._foreach_add_(params, moved.unbind(), alpha=-rate)
 
 
-def optimisers(tiny: model.TinyModel, rate: float) -> list[torch.optim.Optimizer]:
+def optimisers(trained: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, Adam for embeddings, kernels, norms and scalars."""
     matrices, tables, rest = [], [], []
-    for name, p in tiny.named_parameters():
+    for name, p in trained.named_parameters():
         if "embed_tokens" in name or "pos_embed" in name:
             tables.append(p)
         elif p.ndim == 2 and min(p.shape) >= 64:
@@ -110,58 +116,45 @@ class Loss:
     ) -> None:
         self.tiny, self.mtp, self.only_mtp = tiny, mtp, only_mtp
         self.forward = model.PackedForward(tiny, compiled=compiled)
-        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        device = tiny.text.embed_tokens.weight.device
+        self.sums = torch.zeros(2, 2, len(NAMES), device=device)  # [ahead, sum and count, skill]
 
     def __call__(self, batch: Batch) -> Tensor:
         """The weighted mean of the next-token loss, plus that of the token after it for MTP."""
-        geo = self.forward.geometry(batch.documents, batch.positions)
+        geo = self.forward.geometry(batch.documents, batch.positions, alone=batch.alone)
         with torch.set_grad_enabled(not self.only_mtp):
             x = self.tiny.text.embed_tokens(batch.ids)
-            if batch.patches:
+            if batch.grids:
                 x = eyes.insert(self.tiny.visual, x, batch)
             hidden = self.forward(x, geo)
-            loss, nll = self._head(hidden, batch, 1)
-        self._count(nll, batch, 1, "")
+            loss = self._head(hidden, batch.targets[0], 1)
         if self.mtp:
             # Row p pairs the state of token p with the embedding of token p + 1. The trunk learns
             # nothing from this: drafts should not cost it anything.
             following = F.pad(x[:, 1:], (0, 0, 0, 1)).detach()
             drafted = self.forward.draft(hidden.detach(), following, geo)
-            extra, nll = self._head(drafted, batch, 2)
-            self._count(nll, batch, 2, "+")
+            extra = self._head(drafted, batch.targets[1], 2)
             loss = extra if self.only_mtp else loss + self.mtp * extra
         return loss
 
-    def _target(self, batch: Batch, ahead: int) -> tuple[Tensor, Tensor]:
-        """Flat places whose token `ahead` of them is in the same document, and its weight."""
-        same = batch.documents[:, :-ahead] == batch.documents[:, ahead:]
-        weight = batch.weights[:, ahead:] * same
-        return weight > 0, weight
-
-    def _head(self, hidden: Tensor, batch: Batch, ahead: int) -> tuple[Tensor, Tensor]:
-        chosen, weight = self._target(batch, ahead)
+    def _head(self, hidden: Tensor, targets: Targets, ahead: int) -> Tensor:
         table = self.tiny.text.embed_tokens.weight
-        logits = F.linear(hidden[:, :-ahead][chosen], table if ahead == 1 else table.detach())
-        nll = F.cross_entropy(logits, batch.ids[:, ahead:][chosen], reduction="none")
-        weight = weight[chosen]
-        return (nll * weight).sum() / weight.sum().clamp_min(1), nll.detach()
-
-    def _count(self, nll: Tensor, batch: Batch, ahead: int, mark: str) -> None:
-        chosen, _ = self._target(batch, ahead)
-        answered = batch.trained[:, ahead:][chosen]
-        skills = batch.skills[:, ahead:][chosen][answered]
-        sums = torch.zeros(len(NAMES)).index_add_(0, skills, nll[answered])
-        counts = torch.bincount(skills, minlength=len(NAMES))
-        for i in counts.nonzero()[:, 0].tolist():
-            total = self.sums[NAMES[i] + mark]
-            total[0] += float(sums[i])
-            total[1] += float(counts[i])
+        rows = hidden.flatten(0, 1)[targets.places]
+        logits = F.linear(rows, table if ahead == 1 else table.detach())
+        nll = F.cross_entropy(logits.float(), targets.ids, reduction="none")
+        counted = torch.stack([nll.detach(), torch.ones_like(nll)])
+        self.sums[ahead - 1].index_add_(1, targets.skills, counted)
+        fewest = FEWEST * hidden.shape[0] * hidden.shape[1]  # a mean of very few would be noise
+        return (nll * targets.weights).sum() / targets.weights.sum().clamp_min(fewest)
 
     def report(self) -> str:
         """Mean losses since the last report, as `skill loss` pairs; `+` marks MTP."""
-        text = "  ".join(f"{name} {s / n:.3f}" for name, (s, n) in sorted(self.sums.items()))
-        self.sums.clear()
-        return text
+        text = []
+        for mark, (sums, counts) in zip(("", "+"), self.sums.tolist(), strict=True):
+            met = zip(NAMES, sums, counts, strict=True)
+            text += [f"{name}{mark} {s / n:.3f}" for name, s, n in met if n]
+        self.sums.zero_()
+        return "  ".join(text)
 
 
 # ---- the loop ------------------------------------------------------------------------------------
@@ -173,15 +166,25 @@ class Trainer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.path: Path = args.work / "state.pt"
-        self.tiny = model.TinyModel() if args.scratch else model.load(CHECKPOINT)
+        self.device = torch.device(args.device)
+        on_gpu = self.device.type != "cpu"
+        self.bf16 = not args.float32 and (on_gpu or torch.cpu._is_amx_tile_supported())
+        # On a GPU "high" is TF32; on a CPU "medium" is bf16.
+        precision = ("high" if on_gpu else "medium") if self.bf16 else "highest"
+        torch.set_float32_matmul_precision(precision)
+        self.tiny = model.TinyModel() if args.scratch else model.load(args.start)
+        tokenizer = vocabulary.plain(CHECKPOINT)
         if args.scratch:
-            forms = vocabulary.forms(vocabulary.plain(CHECKPOINT))
-            model.join_forms(self.tiny.text.embed_tokens.weight, forms)
-        self.opts = optimisers(self.tiny, args.rate)
+            model.join_forms(self.tiny.text.embed_tokens.weight, vocabulary.forms(tokenizer))
+        self.lessons = eyes.Lessons(self.tiny.visual.config.out_hidden_size)
+        with torch.no_grad():
+            table = eyes.words(self.tiny.text.embed_tokens.weight, tokenizer)
+            self.lessons.heads.weight.copy_(8 / eyes.LOUDNESS * table)
+            self.lessons.heads.bias.zero_()
+        self.trained = nn.ModuleDict({"tiny": self.tiny, "lessons": self.lessons}).to(self.device)
+        self.opts = optimisers(self.trained, args.rate)
         self.rates = [[group["lr"] for group in opt.param_groups] for opt in self.opts]
         self.spent, self.step, self.tokens = 0.0, 0, 0
-        self.bf16 = not args.float32 and torch.cpu._is_amx_tile_supported()
-        torch.set_float32_matmul_precision("medium" if self.bf16 else "highest")
         if self.path.exists() and not args.fresh:
             self._resume()
         if args.eyes:
@@ -191,7 +194,7 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.path, weights_only=True)
-        self.tiny.load_state_dict(state["model"])
+        self.trained.load_state_dict(state["model"])
         for opt, saved in zip(self.opts, state["optimisers"], strict=True):
             opt.load_state_dict(saved)
         self.spent, self.step, self.tokens = state["spent"], state["step"], state["tokens"]
@@ -204,46 +207,63 @@ class Trainer:
     def keep(self) -> None:
         """Writes the state; the old one stays until the new one is whole."""
         state = {
-            "model": self.tiny.state_dict(),
+            "model": self.trained.state_dict(),
             "optimisers": [opt.state_dict() for opt in self.opts],
             "spent": self.spent,
             "step": self.step,
             "tokens": self.tokens,
         }
-        partial = self.path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(self.path)
+        written = self.path.with_suffix(".part")
+        torch.save(state, written)
+        written.replace(self.path)
 
-    def _learn(self, batch: Batch, scale: float) -> None:
+    def _batches(self) -> Iterator[tuple[Batch, eyes.Lesson | None]]:
+        args = self.args
+        stream = partial(
+            Stream, Renderer(vocabulary.plain(CHECKPOINT)), mix(args.vision, args.drill, args.look),
+            size=args.batch, longest=args.longest, farthest=args.farthest,
+        )  # fmt: skip
+        data = Batches(stream, self.step + 1, args.scenes if args.lessons else 0)
+        on_gpu = self.device.type != "cpu"
+        workers = max(1, len(os.sched_getaffinity(0)) - 1) if on_gpu else 0
+        return iter(DataLoader(data, batch_size=None, num_workers=workers, pin_memory=on_gpu))
+
+    def _learn(self, batch: Batch, lesson: eyes.Lesson | None, scale: float) -> None:
         for opt, rates in zip(self.opts, self.rates, strict=True):
             for group, rate in zip(opt.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.loss(batch)
+        move = partial(Tensor.to, device=self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.loss(batch.tensors(move))
+            if lesson:
+                lesson = lesson.tensors(move)
+                merged = eyes.see(self.tiny.visual, lesson.patches, lesson.grid).flatten(0, 1)
+                asked = self.lessons(merged, lesson.answers)
+                self.asked = asked.detach()
+                loss = loss + self.args.lessons * asked
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.tiny.parameters(), 2.0)
+        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 2.0)
         for opt in self.opts:
             opt.step()
             opt.zero_grad()
         self.step += 1
-        self.tokens += int((batch.documents != PADDING).sum())
+        self.tokens += batch.tokens
 
     def run(self, stopped: threading.Event) -> None:
         """Trains until the time is spent or `stopped` is set."""
         args, budget = self.args, self.args.minutes * 60
-        renderer = Renderer(vocabulary.plain(CHECKPOINT))
-        shares = mix(args.vision, args.drill, args.look)
-        stream = iter(Stream(renderer, shares, self.step + 1, args.longest))
+        batches = self._batches()
         last, saved = time.monotonic(), self.spent
         with (args.work / "train.log").open("a") as log:
             while self.spent < budget and not stopped.is_set():
                 scale = _rate(self.spent, budget, args.decay, self.step)
-                self._learn(next(stream), scale)
+                self._learn(*next(batches), scale)
                 now = time.monotonic()
                 self.spent, last = self.spent + min(now - last, LONGEST_STEP), now
-                if self.step % LOG_EVERY == 0:
+                if self.step % args.log_every == 0:
                     line = f"step {self.step} min {self.spent / 60:.1f} "
                     line += f"Mtok {self.tokens / 1e6:.2f} lr {scale:.2f}  {self.loss.report()}"
+                    line += f"  lessons {self.asked:.3f}" if args.lessons else ""
                     print(line, flush=True)
                     print(line, file=log, flush=True)
                 if self.spent - saved > args.save_every * 60:
@@ -268,10 +288,16 @@ def _arguments() -> argparse.Namespace:
     add("--drill", type=float, default=0.05, help="share of drills in the text")
     add("--look", type=float, default=0.05, help="share of single tokens in the pictures")
     add("--longest", type=int, default=700, help="words of the longest passages")
+    add("--farthest", type=int, default=2500, help="words of the longest texts with a needle")
+    add("--lessons", type=float, default=0, help="weight of the tower's lessons beside the rest")
+    add("--scenes", type=int, default=48, help="pictures of each lesson")
+    add("--batch", type=int, help="tokens of a batch (default: 4,096, on a GPU 65,536)")
+    add("--device", default="cpu", help="cpu or cuda")
     add("--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it")
     add("--only-mtp", action="store_true", help="train the MTP layer alone")
     add("--rate", type=float, default=0.01, help="learning rate of Muon")
     add("--decay", type=float, default=0.5, help="last share of the time in which the rate falls")
+    add("--start", type=Path, default=CHECKPOINT, help="folder of the checkpoint to go on from")
     add("--scratch", action="store_true", help="start from random weights")
     add("--fresh", action="store_true", help="ignore a state in --work")
     add("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
@@ -283,7 +309,10 @@ def _arguments() -> argparse.Namespace:
     add("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
     add("--out", type=Path, default=CHECKPOINT)
     add("--save-every", type=float, default=3, help="minutes")
-    return parser.parse_args()
+    add("--log-every", type=int, default=25, help="steps")
+    args = parser.parse_args()
+    args.batch = args.batch or (4096 if args.device == "cpu" else 65_536)
+    return args
 
 
 def main() -> None:
