@@ -97,6 +97,7 @@ def test_a_conversation_streams_and_is_kept(open_page: Callable[..., Any]) -> No
     assert page.locator(".answer > .text").inner_text() == said
     page.locator(".entry", has_text="dog").hover()
     page.get_by_label(f"Delete {STORY}").click()
+    page.get_by_text("Conversation deleted.").wait_for()
     page.reload()
     page.wait_for_selector("body.ready")
     assert page.locator(".entry").count() == 1

@@ -271,7 +271,7 @@ async function answer(question) {
     }
     delete message.progress;
     draw();
-    if (asked === chat) await keep(); else await store.put(asked);
+    if (asked === chat) await keep(); else if (chats.includes(asked)) await store.put(asked);
   }
 }
 

@@ -19,10 +19,19 @@ class Memory {
 class Database {
   #db;
   constructor(db) { this.#db = db; }
-  #chats(mode) { return this.#db.transaction("chats", mode).objectStore("chats"); }
-  all() { return request(this.#chats("readonly").getAll()); }
-  put(chat) { return request(this.#chats("readwrite").put(structuredClone(chat))); }
-  remove(id) { return request(this.#chats("readwrite").delete(id)); }
+  all() { return request(this.#db.transaction("chats").objectStore("chats").getAll()); }
+  put(chat) { return this.#change((chats) => chats.put(structuredClone(chat))); }
+  remove(id) { return this.#change((chats) => chats.delete(id)); }
+
+  // Done when it is committed: a page that is left before would undo it.
+  #change(change) {
+    return new Promise((resolve, reject) => {
+      const transaction = this.#db.transaction("chats", "readwrite");
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = transaction.onerror = () => reject(transaction.error);
+      change(transaction.objectStore("chats"));
+    });
+  }
 }
 
 export async function openStore() {
