@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 from qwen35cpp.server import Settings, serving  # noqa: E402
 from serving import data_url  # noqa: E402
 
-STORY = "Tell me a story about a dog."
+STORY = "Tell me a story about a dog named Rex."
 LONG = "A dog sat on a mat. " * 1200  # read for a while: time enough to stop
 
 
@@ -87,12 +87,12 @@ def test_a_conversation_streams_and_is_kept(open_page: Callable[..., Any]) -> No
     assert "of 16,384" in page.locator("#used-text").inner_text()
     page.get_by_role("button", name="New chat").click()
     assert page.locator(".answer").count() == 0
-    ask(page, "Tell me a story about a cat.")
+    ask(page, "Tell me a story about a cat named Luna.")
     wait_for_answer(page)
     page.reload()
     page.wait_for_selector("body.ready")
     titles = page.locator(".entry .open").all_inner_texts()
-    assert titles == ["Tell me a story about a cat.", STORY]
+    assert titles == ["Tell me a story about a cat named Luna.", STORY]
     page.locator(".entry .open", has_text="dog").click()
     assert page.locator(".answer > .text").inner_text() == said
     page.locator(".entry", has_text="dog").hover()
@@ -119,7 +119,7 @@ def test_stop_edit_and_retry(open_page: Callable[..., Any]) -> None:
     assert page.locator(".answer").count() == 1
     page.locator(".question").hover()
     page.get_by_role("button", name="Edit").click()
-    page.get_by_label("Edit message").fill("Tell me a story about a bird.")
+    page.get_by_label("Edit message").fill("Tell me a story about a bird named Pip.")
     page.keyboard.press("Enter")
     answer = wait_for_answer(page)
     assert "bird" in answer.inner_text()
