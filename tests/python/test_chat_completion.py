@@ -11,7 +11,7 @@ import pytest
 
 from qwen35cpp import ChatCompletion, ChatText, InvalidArgument, Llama, MissingExtra
 
-ASK = [{"role": "user", "content": "What is the weather in Oslo on Friday?"}]
+ASK = [{"role": "user", "content": "What is your favourite colour?"}]
 TOOL = {
     "type": "function",
     "function": {
