@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -116,11 +116,8 @@ class Batch:
 
     def tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """This batch with its tensors moved or pinned."""
-        parts = ("ids", "documents", "positions", "patches", "shown", "places")
-        targets = [Targets(*(change(getattr(t, f.name)) for f in fields(t))) for t in self.targets]
-        return replace(
-            self, targets=targets, **{name: change(getattr(self, name)) for name in parts}
-        )
+        targets = [eyes.changed(each, change) for each in self.targets]
+        return replace(eyes.changed(self, change), targets=targets)
 
     def pin_memory(self) -> Batch:
         """What torch's loader calls so that copies to a GPU need not be waited for."""

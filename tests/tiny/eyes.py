@@ -14,10 +14,10 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,16 @@ from tiny import draw
 Grid = tuple[int, int]  # patches: rows, columns
 
 
+Record = TypeVar("Record")
+
+
+def changed(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
+    """A dataclass with its tensors moved or pinned."""
+    found = {f.name: getattr(record, f.name) for f in fields(record)}  # type: ignore[arg-type]
+    tensors = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
+    return replace(record, **tensors)  # type: ignore[type-var]
+
+
 @dataclass
 class Lesson:
     """Pictures of one grid: patches [images, patches, 1536] (bytes), answers [tokens, asked]."""
@@ -41,7 +51,7 @@ class Lesson:
 
     def tensors(self, change: Callable[[Tensor], Tensor]) -> Lesson:
         """This lesson with its tensors moved or pinned."""
-        return Lesson(self.grid, change(self.patches), change(self.answers))
+        return changed(self, change)
 
     def pin_memory(self) -> Lesson:
         """What torch's loader calls so that copies to a GPU need not be waited for."""
@@ -163,6 +173,12 @@ class Lessons(nn.Module):
         self.sizes = [len(KINDS), len(_labels()), *[len(ALPHABET)] * SLOTS, *[10] * 2 * CORNERS]
         self.heads = nn.Linear(width, sum(self.sizes))
 
+    @torch.no_grad()
+    def speak(self, table: Tensor, tokenizer: Any, loudness: float = 1.0) -> None:
+        """Answers become the directions of the text model's words, at a length of `loudness`."""
+        self.heads.weight.copy_(loudness * _words(table, tokenizer))
+        self.heads.bias.zero_()
+
     def forward(self, merged: Tensor, answers: Tensor) -> Tensor:
         """Sum of the questions' mean losses; answers: [tokens, questions], -1 where none is due."""
         losses = []
@@ -282,7 +298,7 @@ def lesson(rng: random.Random, count: int) -> Lesson:
 LOUDNESS = 80.0  # length of what the tower gives: that of what the first layers add
 
 
-def words(table: Tensor, tokenizer: Any) -> Tensor:
+def _words(table: Tensor, tokenizer: Any) -> Tensor:
     """A direction for every answer of the lessons: of its word in the text model.
 
     Letters and digits of different slots have the same words, so each slot turns them its own way.
@@ -316,15 +332,15 @@ def teach_words(tower: Any, table: Tensor, tokenizer: Any, scenes: int, minutes:
     So the text model can find and repeat a picture's tokens as it does with those of a text. The
     rest of the tower stays; it is run once over `scenes` pictures.
     """
-    rng = random.Random(5)
-    lessons = Lessons(tower.config.out_hidden_size)
+    rng, device = random.Random(5), table.device
+    lessons = Lessons(tower.config.out_hidden_size).to(device)
+    lessons.speak(table, tokenizer)
     inputs, dues = [], []
     with torch.no_grad():
-        lessons.heads.weight.copy_(words(table, tokenizer))
-        lessons.heads.bias.zero_()
         for _ in range(scenes // 16):
-            one = lesson(rng, 16)
-            kept = (one.answers[:, 0] > 0) | (torch.rand(len(one.answers)) < 0.1)
+            one = lesson(rng, 16).tensors(lambda t: t.to(device))
+            some = torch.rand(len(one.answers), device=device) < 0.1
+            kept = (one.answers[:, 0] > 0) | some
             inputs.append(states(tower, one.patches, one.grid).flatten(0, 1)[kept])
             dues.append(one.answers[kept])
     x, due = torch.cat(inputs), torch.cat(dues)

@@ -25,7 +25,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qw
 from tiny import vocabulary
 
 CHUNK = 64  # tokens of a chunk of the delta rule
-SCANNED = 64  # chunks of a row from which a GPU scans them: fewer are faster one after another
+SCANNED = 64  # chunks of a row from which a GPU scans them; a scan moves log2 N times the states
 K_HEADS, HEAD = 1, 128  # key heads of linear attention, and their width
 ROTARY = 64
 LOOKING_BACK = (0, 1, 4, 6)  # layers, see look_back

@@ -177,10 +177,10 @@ class Trainer:
         if args.scratch:
             model.join_forms(self.tiny.text.embed_tokens.weight, vocabulary.forms(tokenizer))
         self.lessons = eyes.Lessons(self.tiny.visual.config.out_hidden_size)
-        with torch.no_grad():
-            table = eyes.words(self.tiny.text.embed_tokens.weight, tokenizer)
-            self.lessons.heads.weight.copy_(8 / eyes.LOUDNESS * table)
-            self.lessons.heads.bias.zero_()
+        # At this length a merged vector is as sure of its word as logits of 8 are.
+        table = self.tiny.text.embed_tokens.weight
+        self.lessons.speak(table, tokenizer, loudness=8 / eyes.LOUDNESS)
+        self.asked: list[Tensor] = []  # losses of the lessons since the last report
         self.trained = nn.ModuleDict({"tiny": self.tiny, "lessons": self.lessons}).to(self.device)
         self.opts = optimisers(self.trained, args.rate)
         self.rates = [[group["lr"] for group in opt.param_groups] for opt in self.opts]
@@ -239,7 +239,7 @@ class Trainer:
                 lesson = lesson.tensors(move)
                 merged = eyes.see(self.tiny.visual, lesson.patches, lesson.grid).flatten(0, 1)
                 asked = self.lessons(merged, lesson.answers)
-                self.asked = asked.detach()
+                self.asked.append(asked.detach())
                 loss = loss + self.args.lessons * asked
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 2.0)
@@ -263,7 +263,9 @@ class Trainer:
                 if self.step % args.log_every == 0:
                     line = f"step {self.step} min {self.spent / 60:.1f} "
                     line += f"Mtok {self.tokens / 1e6:.2f} lr {scale:.2f}  {self.loss.report()}"
-                    line += f"  lessons {self.asked:.3f}" if args.lessons else ""
+                    if self.asked:
+                        line += f"  lessons {torch.stack(self.asked).mean():.3f}"
+                        self.asked.clear()
                     print(line, flush=True)
                     print(line, file=log, flush=True)
                 if self.spent - saved > args.save_every * 60:
@@ -311,6 +313,8 @@ def _arguments() -> argparse.Namespace:
     add("--save-every", type=float, default=3, help="minutes")
     add("--log-every", type=int, default=25, help="steps")
     args = parser.parse_args()
+    if args.only_mtp and args.lessons:
+        parser.error("--lessons trains the tower, --only-mtp the MTP layer alone: take one")
     args.batch = args.batch or (4096 if args.device == "cpu" else 65_536)
     return args
 

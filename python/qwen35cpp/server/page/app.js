@@ -76,8 +76,8 @@ async function keep() {
 
 async function forget(gone) {
   chats = chats.filter((each) => each !== gone);
+  if (gone === chat) show(newChat()); else drawChats(); // first: its answer must not be kept now
   await store.remove(gone.id);
-  if (gone === chat) show(newChat()); else drawChats();
   toast("Conversation deleted.");
 }
 

@@ -28,7 +28,7 @@ class Database {
     return new Promise((resolve, reject) => {
       const transaction = this.#db.transaction("chats", "readwrite");
       transaction.oncomplete = () => resolve();
-      transaction.onabort = transaction.onerror = () => reject(transaction.error);
+      transaction.onabort = () => reject(transaction.error);
       change(transaction.objectStore("chats"));
     });
   }
