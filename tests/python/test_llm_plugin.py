@@ -54,7 +54,10 @@ def test_thoughts_are_apart(model: llm.Model) -> None:
 
 
 def test_schemas_hold(model: llm.Model) -> None:
-    schema = {"type": "object", "properties": {"paid": {"type": "boolean"}}, "required": ["paid"]}
+    schema = {
+        "type": "object", "properties": {"paid": {"type": "boolean"}}, "required": ["paid"],
+        "additionalProperties": False,
+    }  # fmt: skip
     assert model.prompt("It is paid.", schema=schema, **GREEDY).text() in (
         '{"paid": true}', '{"paid": false}', '{"paid":true}', '{"paid":false}',
     )  # fmt: skip
