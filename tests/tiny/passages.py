@@ -179,7 +179,10 @@ def _layout(rng: random.Random, lines: list[str]) -> str:
 
 
 def make(rng: random.Random, test: bool, words: int | None = None) -> Sample:
-    """A passage of about `words` words and questions about it: one in tests, else two to ten."""
+    """A passage of about `words` words and questions about it: one in tests, else two to forty.
+
+    Reading a passage costs more than its answers do, so training asks much of each.
+    """
     if words is None:
         low, high = math.log(40), math.log(700)
         words = rng.randint(60, 1300) if test else round(math.exp(rng.uniform(low, high)))
@@ -193,7 +196,9 @@ def make(rng: random.Random, test: bool, words: int | None = None) -> Sample:
     rng.shuffle(text)
     passage = _layout(rng, text)
 
-    asked = unique[:1] if test else rng.sample(unique, min(len(unique), rng.randint(2, 10)))
+    asked = (
+        unique[:1] if test else rng.sample(unique, min(len(unique), round(2 * 20 ** rng.random())))
+    )
     thinking = rng.random() < 0.15
     messages: list[dict[str, Any]] = []
     for present in asked:

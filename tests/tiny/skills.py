@@ -23,17 +23,23 @@ VISION = {
 }  # fmt: skip
 
 
-def mix(vision: float, drill: float = 0.0, look: float = 0.0) -> dict[str, float]:
+def mix(
+    vision: float, drill: float = 0.0, look: float = 0.0, focus: dict[str, float] | None = None
+) -> dict[str, float]:
     """Shares of all skills when `vision` of the tokens go to pictures, screens and video.
 
     `drill` of the text is random tokens, `look` of the vision single tokens of pictures (see
-    batches.py).
+    batches.py). Skills in `focus` weigh so many times as much among their kind.
     """
-    text = (1 - vision) * (1 - drill)
-    shares = {name: share * text for name, share in TEXT.items()}
+
+    def weighted(usual: dict[str, float], total: float) -> dict[str, float]:
+        weights = {name: share * (focus or {}).get(name, 1.0) for name, share in usual.items()}
+        return {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
+
+    shares = weighted(TEXT, (1 - vision) * (1 - drill))
     if drill:
         shares["drill"] = (1 - vision) * drill
     if vision:
-        shares |= {name: share * vision * (1 - look) for name, share in VISION.items()}
+        shares |= weighted(VISION, vision * (1 - look))
         shares["look"] = vision * look
     return {name: share for name, share in shares.items() if share}

@@ -40,7 +40,7 @@ sys.path.insert(0, str(HERE.parent))
 from tiny import eyes, model, vocabulary
 from tiny.batches import NAMES, Batch, Batches, Stream, Targets
 from tiny.chat_format import Renderer
-from tiny.skills import mix
+from tiny.skills import SKILLS, mix
 
 CHECKPOINT = HERE / "qwen35-tiny"
 WARMUP = 60  # steps
@@ -220,7 +220,8 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[Batch, eyes.Lesson | None]]:
         args = self.args
         stream = partial(
-            Stream, Renderer(vocabulary.plain(CHECKPOINT)), mix(args.vision, args.drill, args.look),
+            Stream, Renderer(vocabulary.plain(CHECKPOINT)),
+            mix(args.vision, args.drill, args.look, dict(args.focus)),
             size=args.batch, longest=args.longest, farthest=args.farthest,
         )  # fmt: skip
         data = Batches(stream, self.step + 1, args.scenes if args.lessons else 0)
@@ -282,6 +283,13 @@ def _rate(spent: float, budget: float, decay: float, steps: int) -> float:
     return min(1.0, (steps + 1) / WARMUP, left / decay)
 
 
+def _weight(text: str) -> tuple[str, float]:
+    name, _, times = text.partition("=")
+    if name not in SKILLS:
+        raise argparse.ArgumentTypeError(f"no skill {name!r}: one of {', '.join(SKILLS)}")
+    return name, float(times)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains the small model.")
     add = parser.add_argument
@@ -289,6 +297,14 @@ def _arguments() -> argparse.Namespace:
     add("--vision", type=float, default=0.5, help="share of pictures, screens, video")
     add("--drill", type=float, default=0.05, help="share of drills in the text")
     add("--look", type=float, default=0.05, help="share of single tokens in the pictures")
+    add(
+        "--focus",
+        nargs="*",
+        type=_weight,
+        default=[],
+        metavar="SKILL=TIMES",
+        help="skills that weigh more (or less) than usual among the text or the vision",
+    )
     add("--longest", type=int, default=700, help="words of the longest passages")
     add("--farthest", type=int, default=2500, help="words of the longest texts with a needle")
     add("--lessons", type=float, default=0, help="weight of the tower's lessons beside the rest")
