@@ -43,10 +43,11 @@ inline uint64_t kv_row_bytes(KvType type, uint32_t head_dim) {
 
 // One matrix applied to the shared input of a linear() call.
 struct LinearJob {
-  const Matrix *w;       // (rows, k)
-  float *y;              // [n, rows]
-  uint64_t y_stride;     // floats between the rows of y
-  bool rounded = false;  // whether the input and weights of 16 bits may be rounded to bf16
+  const Matrix *w;    // (rows, k)
+  float *y;           // [n, rows]
+  uint64_t y_stride;  // floats between the rows of y
+  bool rounded =
+      false;  // whether weights of 16 bits may be rounded to bf16; the input is split then
 };
 
 // A matrix with outputs that lie row after row.

@@ -61,22 +61,31 @@ struct PanelRows {
 // Products of bf16 in tiles of 16 x 32 by 32 x 16 values. Packed factors, rounded to bf16:
 //   left   [m / 16][k / 32][16 rows][32]
 //   right  [n / 16][k / 32][16 pairs along k][16 columns][2]
+// Of two parts is a factor with 16 bits of mantissa: behind each tile is one of what rounding lost.
 // Missing values of k are zeros; missing rows and columns are anything, their sums are not stored.
+enum class Split : uint8_t { None, Left, Right };
+
 struct Bf16Product {
   const uint16_t *left;
   uint64_t left_step;     // values from 16 rows to the next: more than k needs in a part of it
   const uint16_t *right;  // packed with this k
   uint32_t m, n, k;
-  bool add;  // to what out holds
+  bool add;                   // to what out holds
+  Split split = Split::None;  // which factor is of two parts
 };
 
 struct Bf16Kernels {
-  // From x: [m, k] at `stride`; from x: [k, m], with out_step values from 16 rows to the next.
+  // From x: [m, k] at `stride`, the second of two parts; from x: [k, m], with out_step values from
+  // 16 rows to the next.
   void (*pack_left)(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t *out);
+  void (*pack_left_split)(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t *out);
   void (*pack_left_transposed)(const float *x, uint64_t stride, uint32_t m, uint32_t k,
                                uint64_t out_step, uint16_t *out);
-  // From x: [k, n].
-  void (*pack_right)(const float *x, uint64_t stride, uint32_t k, uint32_t n, uint16_t *out);
+  // Of two parts, from x: [n, k] at `stride`.
+  void (*pack_right_split)(const float *x, uint64_t stride, uint32_t n, uint32_t k, uint16_t *out);
+  // softmax_cols, below, whose weights are packed: s: [k, 32] of scores, which stay. To 3e-6.
+  void (*softmax_right)(const float *s, uint32_t k, float *m, float *l, float *shrink,
+                        uint16_t *out);
   // From rows of a matrix of any type, values first_k to first_k + k of them: whole blocks.
   void (*pack_right_transposed)(const TypeTraits &type, const PanelRows &from, uint32_t first_k,
                                 uint32_t k, uint16_t *out);
@@ -85,7 +94,7 @@ struct Bf16Kernels {
   void (*gemm)(const Bf16Product &product, float *out, uint64_t stride);
 };
 
-// Of a packed factor of n rows (or columns) of k values.
+// Of a packed factor of n rows (or columns) of k values; one of two parts has twice as many.
 inline uint64_t bf16_values(uint32_t n, uint32_t k) {
   return ((uint64_t{n} + 15) & ~15ull) * ((k + 31) & ~31u);
 }

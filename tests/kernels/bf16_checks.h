@@ -6,11 +6,14 @@
 
 namespace q35 {
 
-// Matrices of integers, whose products and sums floats hold exactly.
+// Matrices of integers, whose products and sums floats hold exactly; a factor of two parts has more
+// bits than bf16.
 inline void check_bf16_integers(Report &report, const Bf16Kernels &bf16, uint32_t m, uint32_t n,
                                 uint32_t k, Random &random) {
-  const auto fill = [&random](Guarded<float> &x) {
-    for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(random.below(33)) - 16;
+  const auto fill = [&random](Guarded<float> &x, int32_t most) {
+    for (size_t i = 0; i < x.size(); i++) {
+      x[i] = static_cast<float>(static_cast<int32_t>(random.below(2 * most + 1)) - most);
+    }
   };
   const auto transpose = [](const Guarded<float> &x, uint32_t rows, uint32_t cols,
                             Guarded<float> &out) {
@@ -18,29 +21,36 @@ inline void check_bf16_integers(Report &report, const Bf16Kernels &bf16, uint32_
       for (uint32_t c = 0; c < cols; c++) out[size_t{c} * rows + r] = x[size_t{r} * cols + c];
     }
   };
-  Guarded<float> a(size_t{m} * k), at(size_t{m} * k), b(size_t{n} * k), bt(size_t{n} * k);
-  fill(a);
-  fill(b);
-  transpose(a, m, k, at);
-  transpose(b, n, k, bt);
-  Guarded<uint16_t> left(bf16_values(m, k)), right(bf16_values(n, k));
+  Guarded<float> a(size_t{m} * k), at(size_t{m} * k), b(size_t{n} * k);
   for (uint32_t way = 0; way < 8; way++) {
-    if ((way & 1) == 0) bf16.pack_left(a.data(), k, m, k, left.data());
-    if ((way & 1) != 0)
+    const Split split = way < 4 ? Split::None : way < 6 ? Split::Left : Split::Right;
+    fill(a, split == Split::Left ? 3000 : 16);
+    fill(b, split == Split::Right ? 3000 : 16);
+    transpose(a, m, k, at);
+    const uint32_t left_parts = split == Split::Left ? 2 : 1;
+    Guarded<uint16_t> left(left_parts * bf16_values(m, k));
+    Guarded<uint16_t> right((split == Split::Right ? 2 : 1) * bf16_values(n, k));
+    if (split == Split::Left) {
+      bf16.pack_left_split(a.data(), k, m, k, left.data());
+    } else if ((way & 2) == 0) {
+      bf16.pack_left(a.data(), k, m, k, left.data());
+    } else {
       bf16.pack_left_transposed(at.data(), m, m, k, bf16_values(16, k), left.data());
+    }
     const auto *rows = reinterpret_cast<const uint8_t *>(b.data());
-    if ((way & 2) == 0) {
+    if (split == Split::Right) {
+      bf16.pack_right_split(b.data(), k, n, k, right.data());
+    } else {
       bf16.pack_right_transposed(*type_traits(static_cast<uint32_t>(DType::F32)),
                                  {rows, false, k * sizeof(float), n}, 0, k, right.data());
-    } else {
-      bf16.pack_right(bt.data(), n, k, n, right.data());
     }
-    const bool add = (way & 4) != 0;
+    const bool add = (way & 1) != 0;
     Output y(n, m);
     for (uint32_t i = 0; i < m; i++) {
       for (uint32_t j = 0; j < n; j++) y.data()[i * y.stride + j] = 3;
     }
-    bf16.gemm({left.data(), bf16_values(16, k), right.data(), m, n, k, add}, y.data(), y.stride);
+    bf16.gemm({left.data(), left_parts * bf16_values(16, k), right.data(), m, n, k, add, split},
+              y.data(), y.stride);
     for (uint32_t i = 0; i < m; i++) {
       for (uint32_t j = 0; j < n; j++) {
         double want = add ? 3 : 0;
@@ -51,6 +61,43 @@ inline void check_bf16_integers(Report &report, const Bf16Kernels &bf16, uint32_
       }
     }
     report.expect(y.intact(), "bf16 wrote outside", "", m, n, k, 0, 0, way);
+  }
+}
+
+// The weights of k scores beside the scalar ones; what is packed behind them is zero.
+inline void check_softmax_right(Report &report, const Bf16Kernels &bf16, const Kernels &scalar,
+                                uint32_t k, Random &random) {
+  constexpr uint32_t kCols = 32;
+  Guarded<float> s(size_t{k} * kCols), want(size_t{k} * kCols);
+  Guarded<float> m(kCols), l(kCols), shrink(kCols), m2(kCols), l2(kCols), shrink2(kCols);
+  for (size_t i = 0; i < s.size(); i++) {
+    const bool hidden = i / kCols != 0 && random.below(10) == 0;
+    s[i] = want[i] = hidden ? -INFINITY : 60 * random.unit();
+  }
+  for (uint32_t c = 0; c < kCols; c++) {
+    const bool first = random.below(4) == 0;
+    m[c] = m2[c] = first ? -INFINITY : 50 * random.unit();
+    l[c] = l2[c] = first ? 0.0f : 1.5f;
+  }
+  const uint64_t values = bf16_values(16, k);
+  Guarded<uint16_t> out(2 * values);
+  bf16.softmax_right(s.data(), k, m.data(), l.data(), shrink.data(), out.data());
+  scalar.softmax_cols(want.data(), k, m2.data(), l2.data(), shrink2.data());
+  const auto near = [](float a, float b, float share) {
+    return std::fabs(a - b) <= share * std::fabs(b) + 1e-30f;
+  };
+  for (uint32_t c = 0; c < kCols; c++) {
+    const bool same =
+        m[c] == m2[c] && near(l[c], l2[c], 2e-5f) && near(shrink[c], shrink2[c], 2e-5f);
+    if (!report.expect(same, "softmax_right", "sums", k, c, 0, l[c], l2[c], 0)) return;
+    for (uint32_t i = 0; i < values / 16; i++) {
+      const float got = bf16_to_float(out[c / 16 * values + i / 2 * 32 + c % 16 * 2 + i % 2]);
+      const float weight = i < k ? want[i * kCols + c] : 0.0f;
+      if (!report.expect(near(got, weight, 1.0f / 250), "softmax_right", "weights", k, c, i, got,
+                         weight, 0)) {
+        return;
+      }
+    }
   }
 }
 
@@ -109,6 +156,7 @@ inline void check_bf16_kernels(Report &report, const Kernels &kernels, const Ker
   for (uint32_t round = 0; round < 60; round++) {
     check_bf16_integers(report, kernels.bf16, 1 + random.below(70), 1 + random.below(70),
                         1 + random.below(140), random);
+    check_softmax_right(report, kernels.bf16, scalar, 1 + random.below(300), random);
   }
   for (const uint32_t number : kTypes) {
     const TypeTraits &type = *type_traits(number);

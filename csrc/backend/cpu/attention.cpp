@@ -430,9 +430,8 @@ void CpuBackend::pack_entries(const AttentionArgs &a, uint32_t kv_head, uint32_t
 // The scores of n entries become weights, and the entries' values are added to a block's outputs.
 void CpuBackend::weigh_tiled(const TiledScratch &s, const TiledBlock &b, uint32_t head_dim,
                              uint32_t n, const uint16_t *values, uint64_t values_step) {
-  kernels_.softmax_cols(s.scores, n, b.m, b.l, s.shrink);
+  kernels_.bf16.softmax_right(s.scores, n, b.m, b.l, s.shrink, s.weights);
   kernels_.scale_cols(b.outputs, s.shrink, head_dim);
-  kernels_.bf16.pack_right(s.scores, kTileCols, n, kTileCols, s.weights);
   kernels_.bf16.gemm({values, values_step, s.weights, head_dim, kTileCols, n, true}, b.outputs,
                      kTileCols);
 }
@@ -442,7 +441,7 @@ void CpuBackend::attend_blocks_tiled(const AttentionArgs &a, uint32_t kv_head, u
                                      uint32_t count, int thread) {
   const uint32_t group = a.n_head / a.n_head_kv, d = a.head_dim, tokens = group_tokens(group);
   const uint32_t n_blocks = (count + tokens - 1) / tokens;
-  const TiledScratch s(thread_scratch(thread), kMaxTiledBlocks, d);
+  const TiledScratch s(thread_scratch(thread), kMaxTiledBlocks, d, false);
   float *decoded = align64(s.shrink + kTileCols);
   uint16_t *keys = reinterpret_cast<uint16_t *>(decoded + kTiledStep * d);
   uint16_t *values = keys + tiled_entry_values(d);

@@ -73,18 +73,19 @@ class CpuBackend final : public Backend {
   }
 
   uint64_t vision_scratch_floats(const VisionConfig &config) const;
-  uint64_t packed_values(uint32_t tokens, uint32_t k) const;
+  uint64_t packed_values(uint32_t tokens, uint32_t k, bool split) const;
   // Bytes of the quantised input of linear(): `tokens` rows of k values.
   uint64_t activation_bytes(uint32_t tokens, uint32_t k) const;
-  [[nodiscard]] Status reserve_activations(uint32_t tokens, uint32_t k);
+  [[nodiscard]] Status reserve_activations(uint32_t tokens, uint32_t k, bool split);
   void quantize(const float *x, uint32_t n, uint32_t k, bool tiles);
   void linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
-  void linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
+  void linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs,
+                    bool split);
   void linear_panels(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                      uint32_t n_jobs);
-  void tiled_product(const LinearJob &job, uint32_t first, uint32_t n, uint32_t k, uint32_t row,
-                     uint32_t rows, int thread);
+  void tiled_product(const LinearJob &job, uint32_t first, uint32_t n, uint32_t k, bool split,
+                     uint32_t row, uint32_t rows, int thread);
   void panel_product(const LinearJob &job, uint32_t n, uint32_t k, uint32_t panel, int thread);
   static void transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, uint32_t k0,
                               uint32_t depth, float *line, float *columns);

@@ -137,23 +137,27 @@ void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const Linear
 
 void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                              uint32_t n_jobs) {
-  LinearJob tiled[kMaxJobs], rest[kMaxJobs];
-  uint32_t n_tiled = 0, n_rest = 0;
+  LinearJob tiled[kMaxJobs], split[kMaxJobs], rest[kMaxJobs];
+  uint32_t n_tiled = 0, n_split = 0, n_rest = 0;
   for (uint32_t j = 0; j < n_jobs; j++) {
-    const bool rounds = !is_float(*jobs[j].w) || jobs[j].rounded;
-    if (kernels_.bf16.gemm != nullptr && rounds) {
+    const bool tiles = kernels_.bf16.gemm != nullptr;
+    if (tiles && !is_float(*jobs[j].w)) {
       tiled[n_tiled++] = jobs[j];
+    } else if (tiles && jobs[j].rounded) {
+      split[n_split++] = jobs[j];
     } else {
       rest[n_rest++] = jobs[j];
     }
   }
-  if (n_tiled != 0) linear_tiled(x, n, k, tiled, n_tiled);
+  if (n_tiled != 0) linear_tiled(x, n, k, tiled, n_tiled, false);
+  if (n_split != 0) linear_tiled(x, n, k, split, n_split, true);
   if (n_rest != 0) linear_panels(x, n, k, rest, n_rest);
 }
 
-// Products of bf16.
+// Products of bf16. split: of the input by two parts, see Bf16Product.
 void CpuBackend::linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
-                              uint32_t n_jobs) {
+                              uint32_t n_jobs, bool split) {
+  const auto pack = split ? kernels_.bf16.pack_left_split : kernels_.bf16.pack_left;
   const EqualItems items(jobs, n_jobs,
                          [&](const Matrix &w) { return tiled_item_rows(w, pool_->size()); });
   uint16_t *packed = align64(packed_.data());
@@ -162,20 +166,22 @@ void CpuBackend::linear_tiled(const float *x, uint32_t n, uint32_t k, const Line
     pool_->run((count + kTiledStep - 1) / kTiledStep, [&](uint32_t item, int) {
       const uint32_t first = item * kTiledStep;
       const uint32_t some = count - first < kTiledStep ? count - first : kTiledStep;
-      kernels_.bf16.pack_left(x + uint64_t{t + first} * k, k, some, k,
-                              packed + bf16_values(first, k));
+      pack(x + uint64_t{t + first} * k, k, some, k,
+           packed + (split ? 2 : 1) * bf16_values(first, k));
     });
     pool_->run(items.first[n_jobs], [&](uint32_t item, int thread) {
       const uint32_t j = items.job_of(item);
       const uint32_t row = (item - items.first[j]) * items.rows[j], left = jobs[j].w->rows - row;
-      tiled_product(jobs[j], t, count, k, row, left < items.rows[j] ? left : items.rows[j], thread);
+      tiled_product(jobs[j], t, count, k, split, row, left < items.rows[j] ? left : items.rows[j],
+                    thread);
     });
   }
 }
 
 // The packed tokens, the first of which is token `first` of the job, times some rows.
 void CpuBackend::tiled_product(const LinearJob &job, uint32_t first, uint32_t n, uint32_t k,
-                               uint32_t row, uint32_t rows, int thread) {
+                               bool split, uint32_t row, uint32_t rows, int thread) {
+  const uint64_t parts = split ? 2 : 1;
   const Matrix &w = *job.w;
   const TypeTraits &type = type_traits(w.type);
   uint16_t *right = align64(reinterpret_cast<uint16_t *>(thread_scratch(thread)));
@@ -187,8 +193,9 @@ void CpuBackend::tiled_product(const LinearJob &job, uint32_t first, uint32_t n,
     for (uint32_t t = 0; t < n; t += kTiledBlock) {
       const uint32_t count = n - t < kTiledBlock ? n - t : kTiledBlock;
       // Whole tiles of all k of 16 tokens lie side by side.
-      const uint16_t *tokens = left + bf16_values(t, k) + uint64_t{i} * 16;
-      kernels_.bf16.gemm({tokens, bf16_values(16, k), right, count, rows, depth, i != 0},
+      const uint16_t *tokens = left + parts * (bf16_values(t, k) + uint64_t{i} * 16);
+      kernels_.bf16.gemm({tokens, parts * bf16_values(16, k), right, count, rows, depth, i != 0,
+                          split ? Split::Left : Split::None},
                          job.y + uint64_t{first + t} * job.y_stride + row, job.y_stride);
     }
   }

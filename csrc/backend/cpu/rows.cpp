@@ -14,9 +14,9 @@ uint32_t integer_tokens(const Kernels &kernels, uint32_t tokens) {
 }  // namespace
 
 // Values of the packed input of linear(), with room to align it.
-uint64_t CpuBackend::packed_values(uint32_t tokens, uint32_t k) const {
+uint64_t CpuBackend::packed_values(uint32_t tokens, uint32_t k, bool split) const {
   if (kernels_.bf16.gemm == nullptr) return 0;
-  return bf16_values(tokens < kTiledTokens ? tokens : kTiledTokens, k) + 32;
+  return (split ? 2 : 1) * bf16_values(tokens < kTiledTokens ? tokens : kTiledTokens, k) + 32;
 }
 
 uint64_t CpuBackend::activation_bytes(uint32_t tokens, uint32_t k) const {
@@ -29,7 +29,7 @@ uint64_t CpuBackend::activation_bytes(uint32_t tokens, uint32_t k) const {
 
 // Room for the quantised or packed input of linear(): `tokens` rows of k values. Called for several
 // shapes, each array keeps the largest.
-Status CpuBackend::reserve_activations(uint32_t tokens, uint32_t k) {
+Status CpuBackend::reserve_activations(uint32_t tokens, uint32_t k, bool split) {
   const uint32_t n = integer_tokens(kernels_, tokens);
   const uint64_t tiles = (n + kernels_.tile_tokens - 1) / kernels_.tile_tokens;
   const auto grow = [](auto *array, uint64_t size) {
@@ -39,12 +39,12 @@ Status CpuBackend::reserve_activations(uint32_t tokens, uint32_t k) {
   Q35_TRY(grow(&act_d_, static_cast<uint64_t>(n) * (k / kActGroup)));
   Q35_TRY(grow(&act_s_, static_cast<uint64_t>(n) * (k / 16)));
   Q35_TRY(grow(&tiles_, tiles * kernels_.tile_bytes(k)));
-  return grow(&packed_, packed_values(tokens, k));
+  return grow(&packed_, packed_values(tokens, k, split));
 }
 
 Status CpuBackend::reserve(const Config &config, uint32_t max_tokens) {
   const uint32_t k = max_linear_input(config);
-  Q35_TRY(reserve_activations(max_tokens, k));
+  Q35_TRY(reserve_activations(max_tokens, k, false));
   scratch_floats_ = thread_scratch_floats(config, kernels_, k);
   Q35_TRY(scratch_.resize(scratch_floats_ * pool_->size()));
   return partial_.resize(attention_partial_floats(config));

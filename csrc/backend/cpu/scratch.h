@@ -46,8 +46,9 @@ inline uint32_t max_linear_input(const Config &c) {
 }
 
 // Products of bf16: tokens whose input is packed at once; rows, values of them and tokens that meet
-// in one call: both factors are 512 KiB then, in a second-level cache of 2 MiB.
-constexpr uint32_t kTiledTokens = 2048, kTiledRows = 128, kTiledDepth = 2048, kTiledBlock = 128;
+// in one call: 768 KiB of weights stay in a second-level cache of 2 MiB. For each such item all the
+// tokens come from a farther one, so few rows would be slow.
+constexpr uint32_t kTiledTokens = 2048, kTiledRows = 384, kTiledDepth = 1024, kTiledBlock = 64;
 constexpr uint32_t kTiledStep = 32;  // rows and tokens that share tiles
 
 inline uint64_t linear_scratch_floats(const Kernels &kernels, uint32_t k) {
@@ -98,13 +99,15 @@ inline uint64_t tiled_entry_values(uint32_t head_dim) {
   return keys > values ? keys : values;
 }
 
-inline uint64_t tiled_block_floats(uint32_t head_dim) {
-  return bf16_values(kTileCols, head_dim) / 2 + (head_dim + 2ull) * kTileCols;
+// split: queries of two parts.
+inline uint64_t tiled_block_floats(uint32_t head_dim, bool split) {
+  const uint64_t queries = (split ? 2 : 1) * bf16_values(kTileCols, head_dim) / 2;
+  return queries + (head_dim + 2ull) * kTileCols;
 }
 
-inline uint64_t tiled_attention_floats(uint32_t n_blocks, uint32_t head_dim) {
-  return n_blocks * tiled_block_floats(head_dim) + kTiledEntries * (kTileCols + kTileCols / 2) +
-         kTileCols + 16;
+inline uint64_t tiled_attention_floats(uint32_t n_blocks, uint32_t head_dim, bool split) {
+  return n_blocks * tiled_block_floats(head_dim, split) +
+         kTiledEntries * (kTileCols + kTileCols / 2) + kTileCols + 16;
 }
 
 struct TiledBlock {
@@ -125,18 +128,20 @@ struct TiledBlock {
 struct TiledScratch {
   float *blocks;
   uint32_t head_dim;
-  float *scores;      // [kTiledEntries, 32]
-  uint16_t *weights;  // packed [kTiledEntries, 32]
-  float *shrink;      // [32]
+  uint64_t block_size;  // floats
+  float *scores;        // [kTiledEntries, 32]
+  uint16_t *weights;    // packed [kTiledEntries, 32]
+  float *shrink;        // [32]
 
-  TiledScratch(float *at, uint32_t n_blocks, uint32_t d) : blocks(align64(at)), head_dim(d) {
-    scores = blocks + n_blocks * tiled_block_floats(d);
+  TiledScratch(float *at, uint32_t n_blocks, uint32_t d, bool split)
+      : blocks(align64(at)), head_dim(d), block_size(tiled_block_floats(d, split)) {
+    scores = blocks + n_blocks * block_size;
     weights = reinterpret_cast<uint16_t *>(scores + kTiledEntries * kTileCols);
     shrink = scores + kTiledEntries * (kTileCols + kTileCols / 2);
   }
 
   TiledBlock block(uint32_t i) const {
-    float *outputs = blocks + i * tiled_block_floats(head_dim);
+    float *outputs = blocks + i * block_size;
     float *m = outputs + head_dim * kTileCols;
     return {reinterpret_cast<uint16_t *>(m + 2 * kTileCols), outputs, m, m + kTileCols};
   }
@@ -180,7 +185,7 @@ inline uint64_t thread_scratch_floats(const Config &c, const Kernels &kernels, u
   uint64_t floats = linear_scratch_floats(kernels, k);
   const uint64_t tiled = kernels.bf16.gemm == nullptr
                              ? 0
-                             : tiled_attention_floats(kMaxTiledBlocks, c.head_dim) +
+                             : tiled_attention_floats(kMaxTiledBlocks, c.head_dim, false) +
                                    tiled_entry_values(c.head_dim) +
                                    uint64_t{kTiledStep} * c.head_dim + 16;
   const uint64_t others[] = {attention_scratch_floats(c), delta_scratch_floats(c), tiled};

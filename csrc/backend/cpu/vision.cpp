@@ -55,7 +55,7 @@ uint64_t CpuBackend::vision_scratch_floats(const VisionConfig &c) const {
   const uint64_t linear = linear_scratch_floats(kernels_, k);
   uint64_t attention = patch_attention_floats(c.head_dim());
   if (kernels_.bf16.gemm != nullptr) {
-    const uint64_t tiled = tiled_attention_floats(kPatchBlocks, c.head_dim());
+    const uint64_t tiled = tiled_attention_floats(kPatchBlocks, c.head_dim(), true);
     attention = tiled > attention ? tiled : attention;
   }
   return ((linear > attention ? linear : attention) + 31) / 16 * 16;
@@ -67,9 +67,9 @@ Status CpuBackend::reserve_vision(const VisionConfig &c, uint32_t max_patches, b
     if (values > packed_.size()) Q35_TRY(packed_.resize(values));
   }
   if (quantized || kernels_.bf16.gemm != nullptr) {
-    Q35_TRY(reserve_activations(max_patches, c.n_embd));
-    Q35_TRY(reserve_activations(max_patches, c.n_ff));
-    Q35_TRY(reserve_activations(max_patches / (c.merge * c.merge), c.merged_dim()));
+    Q35_TRY(reserve_activations(max_patches, c.n_embd, true));
+    Q35_TRY(reserve_activations(max_patches, c.n_ff, true));
+    Q35_TRY(reserve_activations(max_patches / (c.merge * c.merge), c.merged_dim(), true));
   }
   scratch_floats_ = vision_scratch_floats(c);
   return scratch_.resize(scratch_floats_ * pool_->size());
@@ -87,7 +87,7 @@ uint64_t CpuBackend::vision_bytes(const VisionConfig &c, uint32_t max_patches,
       most(activation_bytes(max_patches, width), activation_bytes(blocks, c.merged_dim()));
   if (!tiled) return scratch + integers;
   const uint64_t packed =
-      most(packed_values(max_patches, width), packed_values(blocks, c.merged_dim()));
+      most(packed_values(max_patches, width, true), packed_values(blocks, c.merged_dim(), true));
   return scratch + integers + 2 * most(packed, tiled_keys_values(c, max_patches));
 }
 
@@ -246,15 +246,13 @@ void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t firs
   const float *queries = a.qkv + head * d;
   const uint16_t *tile = align64(packed_.data()) + packed * head_values(a.n, d);
   const uint32_t n_blocks = (count + kTileCols - 1) / kTileCols;
-  const TiledScratch s(thread_scratch(thread), kPatchBlocks, d);
+  const TiledScratch s(thread_scratch(thread), kPatchBlocks, d, true);
   for (uint32_t i = 0; i < n_blocks; i++) {
     const TiledBlock b = s.block(i);
     const uint32_t row = i * kTileCols, left = count - row;
-    const float *from = queries + (first + row) * stride;
-    bf16.pack_right_transposed(type_traits(DType::F32),
-                               {reinterpret_cast<const uint8_t *>(from), false,
-                                stride * sizeof(float), left < kTileCols ? left : kTileCols},
-                               0, d, b.queries);
+    // Of all factors here the rounding of queries counts most.
+    bf16.pack_right_split(queries + (first + row) * stride, stride,
+                          left < kTileCols ? left : kTileCols, d, b.queries);
     b.clear(d);
   }
   for (uint32_t j = 0; j < a.n; j += kTiledEntries) {
@@ -263,12 +261,9 @@ void CpuBackend::attend_patches_tiled(const PatchAttentionArgs &a, uint32_t firs
     tile += 2 * tiled_entry_values(d);
     for (uint32_t i = 0; i < n_blocks; i++) {
       const TiledBlock b = s.block(i);
-      bf16.gemm({keys, bf16_values(16, d), b.queries, n, kTileCols, d, false}, s.scores, kTileCols);
-      kernels_.softmax_cols(s.scores, n, b.m, b.l, s.shrink);
-      kernels_.scale_cols(b.outputs, s.shrink, d);
-      bf16.pack_right(s.scores, kTileCols, n, kTileCols, s.weights);
-      bf16.gemm({values, bf16_values(16, n), s.weights, d, kTileCols, n, true}, b.outputs,
-                kTileCols);
+      bf16.gemm({keys, bf16_values(16, d), b.queries, n, kTileCols, d, false, Split::Right},
+                s.scores, kTileCols);
+      weigh_tiled(s, b, d, n, values, bf16_values(16, n));
     }
   }
   for (uint32_t row = 0; row < count; row++) {

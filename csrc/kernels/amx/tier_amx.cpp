@@ -70,6 +70,38 @@ void pack_left(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t
   }
 }
 
+// bf16 in the upper halves of floats.
+inline __m512 float_of(__m256i bf16) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
+}
+
+struct Parts {
+  __m512i near, rest;
+};
+
+// The first `count` of 32 values, then zeros, and what rounding loses of them.
+inline Parts parts_of(const float *p, uint32_t count) {
+  const __m512 low = _mm512_maskz_loadu_ps(first_lanes(count), p);
+  const __m512 high =
+      count <= 16 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(first_lanes(count - 16), p + 16);
+  const __m512i near = line_of(low, high);
+  return {near, line_of(_mm512_sub_ps(low, float_of(_mm512_castsi512_si256(near))),
+                        _mm512_sub_ps(high, float_of(_mm512_extracti64x4_epi64(near, 1))))};
+}
+
+void pack_left_split(const float *x, uint64_t stride, uint32_t m, uint32_t k, uint16_t *out) {
+  for (uint32_t i = 0; i < m; i += kSide) {
+    for (uint32_t j = 0; j < k; j += kDepth, out += 2 * kTileValues) {
+      for (uint32_t r = 0; r < kSide; r++) {
+        Parts parts = {};
+        if (i + r < m) parts = parts_of(x + (i + r) * stride + j, k - j);
+        _mm512_storeu_si512(out + r * kDepth, parts.near);
+        _mm512_storeu_si512(out + kTileValues + r * kDepth, parts.rest);
+      }
+    }
+  }
+}
+
 // Rows j and j + 1 of x [k, n], columns i to i + 15, as pairs.
 inline __m512i row_pair(const float *x, uint64_t stride, uint32_t k, uint32_t j, uint32_t i,
                         uint32_t n) {
@@ -95,11 +127,73 @@ void pack_left_transposed(const float *x, uint64_t stride, uint32_t m, uint32_t 
 
 // ---- right factors ------------------------------------------------------------------------------
 
-void pack_right(const float *x, uint64_t stride, uint32_t k, uint32_t n, uint16_t *out) {
+// 2^t for t <= 0: the polynomial has a relative error of 2.6e-6.
+inline __m512 power_of_two(__m512 t) {
+  const __m512 r = _mm512_reduce_ps(t, 0x09);  // t - floor(t)
+  __m512 p = _mm512_set1_ps(0.01353416f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.05201147f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24144275f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.69300384f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.00000259f));
+  return _mm512_scalef_ps(p, t);
+}
+
+void softmax_right(const float *s, uint32_t k, float *m, float *l, float *shrink, uint16_t *out) {
+  constexpr uint32_t kCols = 2 * kSide;
+  const __m512 log2e = _mm512_set1_ps(1.44269504f);
+  for (uint32_t c = 0; c < kCols; c += kSide) {
+    const __m512 old = _mm512_loadu_ps(m + c);
+    __m512 top[4] = {old, old, old, old};
+    uint32_t i = 0;
+    for (; i + 4 <= k; i += 4) {
+      for (uint32_t j = 0; j < 4; j++) {
+        top[j] = _mm512_max_ps(top[j], _mm512_loadu_ps(s + (i + j) * kCols + c));
+      }
+    }
+    for (; i < k; i++) top[0] = _mm512_max_ps(top[0], _mm512_loadu_ps(s + i * kCols + c));
+    const __m512 peak = _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3]));
+    const __m512 zero = _mm512_mul_ps(peak, log2e);
+    __m512 even = _mm512_setzero_ps(), odd = even;
+    const uint32_t pairs = tiles_of(k) * kSide;
+    for (i = 0; i < k / 2; i++, out += kDepth) {
+      const float *row = s + 2 * i * kCols + c;
+      const __m512 a = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(row), log2e, zero));
+      const __m512 b = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(row + kCols), log2e, zero));
+      _mm512_storeu_si512(out, pairs_of(a, b));
+      even = _mm512_add_ps(even, a);
+      odd = _mm512_add_ps(odd, b);
+    }
+    for (; i < pairs; i++, out += kDepth) {
+      __m512 a = _mm512_setzero_ps();
+      if (2 * i < k) {
+        a = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(s + 2 * i * kCols + c), log2e, zero));
+      }
+      _mm512_storeu_si512(out, pairs_of(a, _mm512_setzero_ps()));
+      even = _mm512_add_ps(even, a);
+    }
+    const __m512 factor = power_of_two(_mm512_fmsub_ps(old, log2e, zero));
+    const __m512 sum = _mm512_fmadd_ps(_mm512_loadu_ps(l + c), factor, _mm512_add_ps(even, odd));
+    _mm512_storeu_ps(m + c, peak);
+    _mm512_storeu_ps(l + c, sum);
+    _mm512_storeu_ps(shrink + c, factor);
+  }
+}
+
+void pack_right_split(const float *x, uint64_t stride, uint32_t n, uint32_t k, uint16_t *out) {
   for (uint32_t i = 0; i < n; i += kSide) {
-    for (uint32_t j = 0; j < k; j += kDepth, out += kTileValues) {
-      for (uint32_t p = 0; p < 16; p++) {
-        _mm512_storeu_si512(out + p * kDepth, row_pair(x, stride, k, j + 2 * p, i, n));
+    for (uint32_t j = 0; j < k; j += kDepth, out += 2 * kTileValues) {
+      __m512i near[kSide], rest[kSide];
+      for (uint32_t r = 0; r < kSide; r++) {
+        Parts parts = {};
+        if (i + r < n) parts = parts_of(x + (i + r) * stride + j, k - j);
+        near[r] = parts.near;
+        rest[r] = parts.rest;
+      }
+      transpose(near);
+      transpose(rest);
+      for (uint32_t p = 0; p < kSide; p++) {
+        _mm512_storeu_si512(out + p * kDepth, near[p]);
+        _mm512_storeu_si512(out + kTileValues + p * kDepth, rest[p]);
       }
     }
   }
@@ -279,31 +373,52 @@ struct Part {
   bool add;
 };
 
-template <bool kTwoM, bool kTwoN>
+template <bool kTwoM, bool kTwoN, Split kSplit>
 inline void product(const Part &p, float *out, uint64_t stride) {
   load_sums<kTwoM, kTwoN>(out, stride, p.add);
   const uint16_t *a = p.left, *a2 = a + p.left_step;
   const uint16_t *b = p.right, *b2 = b + p.right_step;
   for (uint32_t i = 0; i < p.depth; i++) {
-    const size_t at = size_t{i} * kTileValues;
-    _tile_loadd(6, b + at, 64);
-    _tile_loadd(4, a + at, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kTwoN) {
-      _tile_loadd(7, b2 + at, 64);
-      _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kSplit == Split::Right) {
+      _tile_loadd(4, a, 64);
+      if constexpr (kTwoM) _tile_loadd(5, a2, 64);
+      a += kTileValues;
+      a2 += kTileValues;
+#pragma GCC unroll 2
+      for (uint32_t s = 0; s < 2; s++, b += kTileValues, b2 += kTileValues) {
+        _tile_loadd(6, b, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (kTwoM) _tile_dpbf16ps(2, 5, 6);
+        if constexpr (kTwoN) {
+          _tile_loadd(7, b2, 64);
+          _tile_dpbf16ps(1, 4, 7);
+        }
+        if constexpr (kTwoM && kTwoN) _tile_dpbf16ps(3, 5, 7);
+      }
+      continue;
     }
-    if constexpr (kTwoM) {
-      _tile_loadd(5, a2 + at, 64);
-      _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(6, b, 64);
+    if constexpr (kTwoN) _tile_loadd(7, b2, 64);
+    b += kTileValues;
+    b2 += kTileValues;
+#pragma GCC unroll 2
+    for (uint32_t s = 0; s < (kSplit == Split::Left ? 2 : 1);
+         s++, a += kTileValues, a2 += kTileValues) {
+      _tile_loadd(4, a, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (kTwoN) _tile_dpbf16ps(1, 4, 7);
+      if constexpr (kTwoM) {
+        _tile_loadd(5, a2, 64);
+        _tile_dpbf16ps(2, 5, 6);
+      }
+      if constexpr (kTwoM && kTwoN) _tile_dpbf16ps(3, 5, 7);
     }
-    if constexpr (kTwoM && kTwoN) _tile_dpbf16ps(3, 5, 7);
   }
   store_sums<kTwoM, kTwoN>(out, stride);
 }
 
 // The same where not all sums of the tiles are wanted.
-template <bool kTwoM, bool kTwoN>
+template <bool kTwoM, bool kTwoN, Split kSplit>
 void product_edge(const Part &p, uint32_t m, uint32_t n, float *out, uint64_t stride) {
   alignas(64) float sums[32][32];
   const __mmask16 low = first_lanes(n), high = first_lanes(n > 16 ? n - 16 : 0);
@@ -312,7 +427,7 @@ void product_edge(const Part &p, uint32_t m, uint32_t n, float *out, uint64_t st
     _mm512_store_ps(sums[i], _mm512_maskz_loadu_ps(low, from));
     if (n > 16) _mm512_store_ps(sums[i] + 16, _mm512_maskz_loadu_ps(high, from + 16));
   }
-  product<kTwoM, kTwoN>(p, sums[0], 32);
+  product<kTwoM, kTwoN, kSplit>(p, sums[0], 32);
   for (uint32_t i = 0; i < m; i++) {
     float *to = out + i * stride;
     _mm512_mask_storeu_ps(to, low, _mm512_load_ps(sums[i]));
@@ -321,33 +436,46 @@ void product_edge(const Part &p, uint32_t m, uint32_t n, float *out, uint64_t st
 }
 
 // m, n: sums that are left, of which up to 32 x 32 are done.
+template <Split kSplit>
 void product_any(const Part &p, uint32_t m, uint32_t n, float *out, uint64_t stride) {
   if (m >= 32 && n >= 32) {
-    product<true, true>(p, out, stride);
+    product<true, true, kSplit>(p, out, stride);
   } else if (m > 16 && n > 16) {
-    product_edge<true, true>(p, m < 32 ? m : 32, n < 32 ? n : 32, out, stride);
+    product_edge<true, true, kSplit>(p, m < 32 ? m : 32, n < 32 ? n : 32, out, stride);
   } else if (m > 16) {
-    product_edge<true, false>(p, m < 32 ? m : 32, n, out, stride);
+    product_edge<true, false, kSplit>(p, m < 32 ? m : 32, n, out, stride);
   } else if (n > 16) {
-    product_edge<false, true>(p, m, n < 32 ? n : 32, out, stride);
+    product_edge<false, true, kSplit>(p, m, n < 32 ? n : 32, out, stride);
   } else {
-    product_edge<false, false>(p, m, n, out, stride);
+    product_edge<false, false, kSplit>(p, m, n, out, stride);
   }
 }
 
-void gemm(const Bf16Product &p, float *out, uint64_t stride) {
+template <Split kSplit>
+void gemm_of(const Bf16Product &p, float *out, uint64_t stride) {
   const uint32_t depth = tiles_of(p.k);
-  const size_t right_step = size_t{depth} * kTileValues;
+  const size_t right_step = size_t{depth} * kTileValues * (kSplit == Split::Right ? 2 : 1);
   configure_tiles();
   for (uint32_t j = 0; j < p.n; j += 32) {
     const uint16_t *b = p.right + j / kSide * right_step;
     for (uint32_t i = 0; i < p.m; i += 32) {
       const Part part = {
           p.left + i / kSide * p.left_step, b, p.left_step, right_step, depth, p.add};
-      product_any(part, p.m - i, p.n - j, out + i * stride + j, stride);
+      product_any<kSplit>(part, p.m - i, p.n - j, out + i * stride + j, stride);
     }
   }
   _tile_release();
+}
+
+void gemm(const Bf16Product &p, float *out, uint64_t stride) {
+  switch (p.split) {
+    case Split::None:
+      return gemm_of<Split::None>(p, out, stride);
+    case Split::Left:
+      return gemm_of<Split::Left>(p, out, stride);
+    case Split::Right:
+      return gemm_of<Split::Right>(p, out, stride);
+  }
 }
 
 }  // namespace
@@ -355,7 +483,13 @@ void gemm(const Bf16Product &p, float *out, uint64_t stride) {
 void q35_init_amx(Kernels *kernels) {
   kernels->isa = "amx";
   kernels->same_many = false;
-  kernels->bf16 = {pack_left, pack_left_transposed, pack_right, pack_right_transposed, gemm};
+  kernels->bf16 = {pack_left,
+                   pack_left_split,
+                   pack_left_transposed,
+                   pack_right_split,
+                   softmax_right,
+                   pack_right_transposed,
+                   gemm};
 }
 
 }  // namespace q35
