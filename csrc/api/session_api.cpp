@@ -113,6 +113,18 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
   return session->eval(tokens, n, wanted, progress, user);
 }
 
+qwen35_status qwen35_session_branch(qwen35_session *session, const int32_t *tokens,
+                                    const uint32_t *lengths, size_t n, const uint8_t *want,
+                                    float *logits) {
+  clear_error();
+  if (session == nullptr) return refuse_null("qwen35_session_branch", "session");
+  if (tokens == nullptr) return refuse_null("qwen35_session_branch", "tokens");
+  if (lengths == nullptr) return refuse_null("qwen35_session_branch", "lengths");
+  if (logits == nullptr) return refuse_null("qwen35_session_branch", "logits");
+  if (n == 0) return fail(QWEN35_ERROR_ARGUMENT, "qwen35_session_branch: no continuations given");
+  return session->branch(tokens, lengths, n, want, logits);
+}
+
 qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,
                                           uint32_t grid_rows, uint32_t grid_columns,
                                           float *hidden_sum, qwen35_progress progress, void *user) {

@@ -102,11 +102,12 @@ struct DeltaLog {
 // The last n_drafts of the n tokens, which may turn out wrong, see a state that the others left but
 // do not change it: they are written to the log. The next call, or one with n = 0, is told how many
 // of them turned out right and applies those first, to the same bits as if they had been no drafts.
+// Without a log they leave no trace.
 struct DeltaNetArgs {
   uint32_t n;
-  uint32_t n_drafts;  // < n; more than 0 only when n <= kGemvMaxCols
+  uint32_t n_drafts;  // more than 0 only when n <= kGemvMaxCols
   uint32_t n_logged;  // tokens of the log to apply
-  DeltaLog log;       // not used when n_drafts and n_logged are 0
+  DeltaLog log;       // not used when n_drafts and n_logged are 0; null: no log
   uint32_t position;  // of the first of the n tokens
   uint32_t k_heads, v_heads, head_dim;
   float eps;

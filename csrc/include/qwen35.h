@@ -232,6 +232,14 @@ QWEN35_API void qwen35_session_reset(qwen35_session *session);
 QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens,
                                              size_t n, const qwen35_outputs *outputs,
                                              qwen35_progress progress, void *user);
+/* Evaluates n >= 1 continuations of the session's tokens, each as if it came next, together in as
+ * few passes as n_batch allows. The session stays where it is and keeps the logits that it has. This
+ * is how choices between several texts are weighed. lengths: [n], 1 to 8 tokens each; tokens: of all
+ * continuations, one after another. want: [tokens], nonzero: give a row for this token; NULL: for
+ * all. logits: [rows, n_vocab], in token order. After an error it is undefined. */
+QWEN35_API qwen35_status qwen35_session_branch(qwen35_session *session, const int32_t *tokens,
+                                               const uint32_t *lengths, size_t n,
+                                               const uint8_t *want, float *logits);
 /* Evaluates the rows that qwen35_vision_encode() gave for a picture, as the tokens that stand
  * between <|vision_start|> and <|vision_end|>. rows: [grid_rows * grid_columns, n_embd], finite. A
  * picture takes up max(grid_rows, grid_columns) rotary positions. No logits are kept: evaluate the

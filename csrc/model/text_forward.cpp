@@ -131,9 +131,9 @@ void TextForward::delta_layer(const Pass &pass, uint32_t layer) {
     uint32_t done = 0, n_logged = s.state->n_logged();
     const auto advance = [&](uint32_t n) {
       pass.backend->delta_net({n,
-                               s.n_drafts,
+                               s.branch ? n : s.n_drafts,
                                n_logged,
-                               s.state->log(layer),
+                               s.branch ? DeltaLog{} : s.state->log(layer),
                                s.state->position() + done,
                                c.lin_k_heads,
                                c.lin_v_heads,

@@ -31,6 +31,9 @@ struct Segment {
   uint32_t n_drafts;      // the last tokens of a text without marks, which may be wrong; see
                           // DeltaNetArgs
   Marks marks = {};
+  // At most kGemvMaxCols tokens of text that leave the recurrent state as it is. Several may branch
+  // off the same state, each of which overwrites the cache entries of those before it.
+  bool branch = false;
 };
 
 class TextForward {
@@ -39,7 +42,8 @@ class TextForward {
   [[nodiscard]] Status reserve(const Config &config, uint32_t max_tokens);
   uint64_t scratch_bytes() const;
 
-  // Evaluates segments of different sequences, of at most max_tokens together, and appends each to
+  // Evaluates segments of different sequences (or branches, see Segment), of at most max_tokens
+  // together, and appends each to
   // its state, whose position the caller advances, and whose log the caller sets: to the drafts
   // that were right. The rotary position of a picture is that of its first cell, in all its
   // segments. Stops between layers when *cancel is nonzero, leaving the recurrent states undefined:

@@ -103,7 +103,8 @@ void Batcher::serve(Job *job) {
   Lock lock(mutex_);
   const uint32_t n = job->segment.n;
   // A single token is nearly always a step, whoever asks for it, and as a step it takes a third.
-  const bool step = job->drawn || n == 1 || kernels_.bf16.gemm == nullptr;
+  const bool alone = n == 1 || kernels_.bf16.gemm == nullptr;
+  const bool step = job->drawn || (alone && job->n_branches == 0);
   const bool few = n != 0 && n <= kGemvMaxCols && step;
   (few ? few_ : many_).push(job);
   changed_.notify_all();
@@ -131,7 +132,7 @@ void Batcher::lead(Lock *lock) {
       return;
     }
     lock->unlock();
-    jobs[0]->status = run_many(*jobs[0]);
+    jobs[0]->status = jobs[0]->n_branches == 0 ? run_many(*jobs[0]) : run_branches(*jobs[0]);
     lock->lock();
   } else {
     gather(lock);
@@ -219,6 +220,21 @@ Status Batcher::run_many(const Job &job) {
   const Job *jobs[] = {&job};
   give_results(jobs, 1);
   return kOk;
+}
+
+// A few tokens are a step, whose columns cost little.
+Status Batcher::run_branches(const Job &job) {
+  if (job.cancel->exchange(0) != 0) return QWEN35_ERROR_CANCELLED;
+  backend_.read_prompt(job.segment.n > kGemvMaxCols);
+  const Status status = forward_.run(model_, &backend_, job.branches, job.n_branches, job.cancel);
+  if (status == kOk) {
+    const Job *jobs[] = {&job};
+    give_results(jobs, 1);
+  } else {
+    job.cancel->store(0);
+  }
+  backend_.read_prompt(false);
+  return status;
 }
 
 // Computes what the jobs of a pass ask for.

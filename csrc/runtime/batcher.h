@@ -33,6 +33,9 @@ struct Job {
   float *states = nullptr;       // [n, n_embd] after the final norm, of all tokens, or null
   // The tokens are the sampler's, and drafts: a step, each token to the bits that it has alone.
   bool drawn = false;
+  // Instead of the segment, of which only state and number of tokens count: branches off the state.
+  const Segment *branches = nullptr;
+  uint32_t n_branches = 0;
 
   // The batcher's own.
   Job *next = nullptr;
@@ -53,7 +56,8 @@ class Batcher {
   [[nodiscard]] Status reserve_mtp();
 
   // Evaluates a job's segment, whose state the caller advances afterwards. When it fails the state
-  // is as before. Segments of up to kGemvMaxCols tokens are not interrupted once they run.
+  // is as before. Segments of up to kGemvMaxCols tokens are not interrupted once they run. Branches
+  // are not shared with other sessions, and n_logged of their state must be 0.
   [[nodiscard]] Status run(Job *job);
 
   // Whether other sessions than this one use the model at the moment: long work should then come
@@ -90,6 +94,7 @@ class Batcher {
   uint32_t take_few(Job **jobs);
   void run_few(Job *const *jobs, uint32_t n);
   [[nodiscard]] Status run_many(const Job &job);
+  [[nodiscard]] Status run_branches(const Job &job);
   void note_scratch();
   void give_states(const Job *const *jobs, uint32_t n);
   void give_results(const Job *const *jobs, uint32_t n);

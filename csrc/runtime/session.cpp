@@ -146,6 +146,59 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
   return kOk;
 }
 
+Status qwen35_session::branch(const int32_t *tokens, const uint32_t *lengths, size_t n,
+                              const uint8_t *want, float *logits) {
+  size_t total = 0;
+  uint32_t longest = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (lengths[i] == 0 || lengths[i] > q35::kGemvMaxCols) {
+      return fail(QWEN35_ERROR_ARGUMENT, "continuation %zu: expected 1 to %u tokens, found %u", i,
+                  q35::kGemvMaxCols, lengths[i]);
+    }
+    longest = lengths[i] > longest ? lengths[i] : longest;
+    total += lengths[i];
+  }
+  Q35_TRY(check_tokens(tokens, total));
+  Q35_TRY(check_room(longest));
+  settle();
+  state.drop_leftovers();
+  uint32_t filled = 0;  // tokens of the next pass
+  size_t first = 0;     // of all tokens, the one it begins with
+  branches_.clear();
+  for (size_t i = 0; i < n; i++) {
+    q35::Segment segment = {&state, lengths[i], tokens + first + filled, nullptr, 0, 0, 0};
+    segment.branch = true;
+    Q35_TRY(branches_.push_back(segment));
+    filled += lengths[i];
+    if (i + 1 < n && filled + lengths[i + 1] <= n_batch) continue;
+    Q35_TRY(branch_batch(tokens + first, want == nullptr ? nullptr : want + first, &logits));
+    first += filled;
+    filled = 0;
+    branches_.clear();
+  }
+  return kOk;
+}
+
+// Evaluates branches_, which begin at `tokens`, and moves logits on.
+Status qwen35_session::branch_batch(const int32_t *tokens, const uint8_t *want, float **logits) {
+  const q35::Segment &last = branches_.back();
+  q35::Job job;
+  job.segment = {
+      &state, static_cast<uint32_t>(last.tokens + last.n - tokens), tokens, nullptr, 0, 0, 0};
+  job.branches = branches_.data();
+  job.n_branches = static_cast<uint32_t>(branches_.size());
+  job.cancel = &cancel;
+  rows_.clear();
+  for (uint32_t i = 0; i < job.segment.n; i++) {
+    if (want == nullptr || want[i] != 0) Q35_TRY(rows_.push_back(i));
+  }
+  job.rows = rows_.data();
+  job.n_rows = static_cast<uint32_t>(rows_.size());
+  job.logits = *logits;
+  *logits += uint64_t{job.n_rows} * model->config.n_vocab;
+  return model->batcher.run(&job);
+}
+
 // Tokens of the piece that follows `done` of n: up to the end of the batch, or less when others
 // wait. What is left of the batch then is never so little that it would be computed otherwise.
 uint32_t qwen35_session::next_piece(size_t done, size_t n) {

@@ -30,6 +30,9 @@ struct qwen35_session {
   [[nodiscard]] q35::Status init(const qwen35_session_params &params);
   [[nodiscard]] q35::Status eval(const int32_t *tokens, size_t n, const qwen35_outputs &outputs,
                                  qwen35_progress progress, void *user);
+  // Continuations that leave no trace, see qwen35_session_branch().
+  [[nodiscard]] q35::Status branch(const int32_t *tokens, const uint32_t *lengths, size_t n,
+                                   const uint8_t *want, float *logits);
   // A picture of grid_rows x grid_columns rows that the vision tower gave.
   [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
                                          uint32_t grid_columns, float *hidden_sum,
@@ -68,13 +71,15 @@ struct qwen35_session {
   void note_states(const int32_t *tokens, uint32_t n);
   void feed_mtp(const q35::Segment &segment);
   uint32_t next_piece(size_t done, size_t n);
+  q35::Status branch_batch(const int32_t *tokens, const uint8_t *want, float **logits);
   q35::Status place_marks(uint32_t n, const qwen35_outputs *outputs);
   q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
                          qwen35_outputs *outputs);
   q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
                          qwen35_progress progress, void *user);
 
-  q35::Array<float> before_;   // recurrent state before a picture
+  q35::Array<float> before_;  // recurrent state before a picture
+  q35::Array<q35::Segment> branches_;
   q35::Array<uint32_t> rows_;  // wanted rows of a piece
   // Snapshots due in a piece, counted from its first token, and tokens of the call before it.
   q35::Array<uint32_t> marks_;

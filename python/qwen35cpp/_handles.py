@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview  # holding whole bytes, contiguous
 
+MAX_BRANCH = 8  # tokens, see qwen35_session_branch()
 KV_TYPES = {
     "auto": lib.QWEN35_KV_AUTO,
     "f32": lib.QWEN35_KV_F32,
@@ -202,6 +203,19 @@ class Session:
         struct = ffi.NULL if outputs is None else outputs.struct
         call = (self.pointer, array, len(array), struct, _progress(report), ffi.NULL)
         check(lib.qwen35_session_eval(*call))
+
+    def branch(self, branches: Sequence[Sequence[int]], want: bytes, logits: Floats) -> None:
+        """Evaluates continuations of 1 to MAX_BRANCH tokens that leave no trace, in one pass.
+
+        `want` says for each of their tokens whether it gives a row of `logits`, float32 [rows,
+        n_vocab].
+        """
+        array = _token_array([token for branch in branches for token in branch])
+        lengths = ffi.new("uint32_t[]", [len(branch) for branch in branches])
+        rows = ffi.from_buffer("float[]", logits, require_writable=True)
+        wanted = ffi.from_buffer("uint8_t[]", want)
+        call = (self.pointer, array, lengths, len(branches), wanted, rows)
+        check(lib.qwen35_session_branch(*call))
 
     def eval_picture(
         self,

@@ -294,6 +294,31 @@ class Slot:
         self._advance(tokens, evaluate, progress, drawn=True)
         self._timeline.logits_kept = outputs is None
 
+    def branch(self, branches: Sequence[Sequence[int]], want: bytes, logits: Floats) -> None:
+        """Evaluates continuations apart from each other and stays where it is; see Session.branch."""
+        session = self.session
+        with self.timeline() as timeline:
+            timeline.overwriting()
+
+        def evaluate(_report: Progress | None) -> None:
+            with self._alive, self._session_lock:
+                session.branch(branches, want, logits)
+
+        with self._stopped_well():
+            _interrupt.run(evaluate, session.cancel, None)
+
+    @contextlib.contextmanager
+    def _stopped_well(self) -> Iterator[None]:
+        """Keeps the model open, and the session usable when what runs here is interrupted."""
+        with self._alive:
+            try:
+                yield
+            except BaseException as error:
+                self.session.clear_cancel()
+                if isinstance(error, Cancelled) and self._alive.closed:
+                    raise SessionClosed("this Llama was closed during the call") from None
+                raise
+
     def _advance(
         self,
         tokens: Sequence[int],
@@ -304,7 +329,7 @@ class Slot:
     ) -> None:
         """Runs an evaluation that adds `tokens`, and puts things right when it fails."""
         session, timeline = self.session, self._timeline
-        with self._alive:
+        with self._stopped_well():
             with self._session_lock:
                 timeline.advancing()
             try:
@@ -312,11 +337,6 @@ class Slot:
                     evaluate(None)
                 else:
                     _interrupt.run(evaluate, session.cancel, progress)
-            except BaseException as error:
-                session.clear_cancel()
-                if isinstance(error, Cancelled) and self._alive.closed:
-                    raise SessionClosed("this Llama was closed during the call") from None
-                raise
             finally:
                 with self._session_lock:
                     timeline.advanced(tokens, drawn=drawn)

@@ -1,9 +1,11 @@
 // Check of evaluation across threads: results do not depend on the number of threads, on sessions
-// that run at the same time, or on a prefill that was cancelled and continued. Meant to run under
+// that run at the same time, or on a prefill that was cancelled and continued; branches leave no
+// trace. Meant to run under
 // the thread sanitizer as well.
 //
 //   check_engine MODEL
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -123,6 +125,88 @@ struct Canceller {
   std::atomic<bool> stop{false};
 };
 
+float largest_difference(const float *a, const float *b, size_t n) {
+  float most = 0.0f;
+  for (size_t i = 0; i < n; i++) most = std::fmax(most, std::fabs(a[i] - b[i]));
+  return most;
+}
+
+// Continuations in one call are near what each gives alone, and leave no trace.
+void check_branches(qwen35_model *model, const std::vector<int32_t> &tokens,
+                    const Logits &expected) {
+  const uint32_t n_vocab = vocabulary(model);
+  const std::vector<uint32_t> lengths = {1, 8, 3, 8, 8, 2, 8, 1, 8};  // more than a batch
+  const std::vector<int32_t> all = make_tokens(47, 11);
+  const Session session = open_session(model, kContext, kBatch, g_kv_type);
+  Logits rows(n_vocab), branched(all.size() * n_vocab), few(3 * n_vocab);
+  const qwen35_outputs outputs = all_logits(&rows);
+  expect_ok(
+      qwen35_session_eval(session.get(), tokens.data(), tokens.size(), &outputs, nullptr, nullptr),
+      "prefill");
+  expect_ok(qwen35_session_branch(session.get(), all.data(), lengths.data(), lengths.size(),
+                                  nullptr, branched.data()),
+            "branch");
+  std::vector<uint8_t> want(9);  // of the first two: the only token, and the last two of eight
+  want[0] = want[7] = want[8] = 1;
+  expect_ok(
+      qwen35_session_branch(session.get(), all.data(), lengths.data(), 2, want.data(), few.data()),
+      "branch");
+  expect(qwen35_session_position(session.get()) == tokens.size(), "branches leave the position");
+  decode(session.get(), tokens, n_vocab, &rows);
+  expect(same(rows, expected), "branches leave no trace");
+
+  size_t first = 0;
+  for (const uint32_t length : lengths) {
+    const Session alone = open_session(model, kContext, kBatch, g_kv_type);
+    std::vector<int32_t> text = tokens;
+    text.insert(text.end(), all.begin() + first, all.begin() + first + length);
+    Logits its(text.size() * n_vocab);
+    const std::vector<uint8_t> every(text.size(), 1);
+    qwen35_outputs wanted = all_logits(&its);
+    wanted.want = every.data();
+    expect_ok(qwen35_session_eval(alone.get(), text.data(), text.size(), &wanted, nullptr, nullptr),
+              "a branch alone");
+    const float *behind = its.data() + tokens.size() * n_vocab;
+    const float most =
+        largest_difference(behind, Logits(length * n_vocab).data(), length * n_vocab);
+    const float apart = largest_difference(behind, &branched[first * n_vocab], length * n_vocab);
+    expect(apart <= 0.15f * most, "a branch is what it is alone");
+    if (first == 1) {
+      const float *last = behind + 6 * n_vocab;
+      const float of_few = largest_difference(last, &few[n_vocab], 2 * n_vocab);
+      expect(of_few <= 0.15f * most, "the wanted rows of a branch");
+    }
+    first += length;
+  }
+}
+
+// What cannot be evaluated is refused, and changes nothing.
+void check_branch_errors(qwen35_model *model, const std::vector<int32_t> &tokens) {
+  const uint32_t n_vocab = vocabulary(model);
+  const Session session = open_session(model, kContext, kBatch, g_kv_type);
+  const size_t room = 4;
+  const std::vector<int32_t> full = make_tokens(kContext - room, 7);
+  expect_ok(qwen35_session_eval(session.get(), full.data(), full.size(), nullptr, nullptr, nullptr),
+            "prefill");
+  const float *kept = qwen35_session_logits(session.get());
+  const Logits before(kept, kept + n_vocab);
+  Logits rows(16 * n_vocab);
+  const auto status = [&](std::vector<uint32_t> lengths, int32_t token) {
+    std::vector<int32_t> all = tokens;
+    all[1] = token;
+    return qwen35_session_branch(session.get(), all.data(), lengths.data(), lengths.size(), nullptr,
+                                 rows.data());
+  };
+  expect(status({2, 0}, 1) == QWEN35_ERROR_ARGUMENT, "an empty branch");
+  expect(status({9}, 1) == QWEN35_ERROR_ARGUMENT, "a long branch");
+  expect(status({2}, static_cast<int32_t>(n_vocab)) == QWEN35_ERROR_ARGUMENT, "an unknown token");
+  expect(status({1, room + 1}, 1) == QWEN35_ERROR_CONTEXT, "a branch beyond the context");
+  expect_ok(status({room, room}, 1), "branches up to the end of the context");
+  expect(qwen35_session_position(session.get()) == full.size(), "the position is as before");
+  kept = qwen35_session_logits(session.get());
+  expect(kept != nullptr && same(before, Logits(kept, kept + n_vocab)), "the logits are kept");
+}
+
 int32_t report(void *user, size_t done, size_t) {
   static_cast<Canceller *>(user)->done.store(done);
   return 0;
@@ -229,6 +313,8 @@ int main(int argc, char **argv) {
     const Logits expected = check_thread_counts(argv[1], tokens);
     check_two_sessions(model.get(), tokens, expected);
     check_many_sessions(model.get(), tokens, expected);
+    check_branches(model.get(), tokens, expected);
+    check_branch_errors(model.get(), tokens);
     check_cancel(model.get(), tokens, expected);
     check_early_cancel(model.get(), tokens);
     check_progress(model.get(), tokens);

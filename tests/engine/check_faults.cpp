@@ -237,6 +237,12 @@ void generate(const qwen35_model *model, qwen35_session *session, uint32_t n_voc
     });
     results->logits.insert(results->logits.end(), row.begin(), row.end());
   }
+  const uint32_t lengths[] = {1, 2};
+  std::vector<float> rows(3ull * n_vocab);
+  attempt("branch", [&] {
+    return qwen35_session_branch(session, results->tokens.data(), lengths, 2, nullptr, rows.data());
+  });
+  results->logits.insert(results->logits.end(), rows.begin(), rows.end());
   attempt("finish", [&] { return qwen35_stream_finish(stream.get(), &text, &length); });
   results->text.append(text, length);
 }

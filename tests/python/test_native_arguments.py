@@ -25,6 +25,7 @@ MAY_BE_NULL = {
     "qwen35_session_estimate": {"params"},
     "qwen35_session_eval": {"outputs", "progress", "user"},
     "qwen35_session_eval_picture": {"hidden_sum", "progress", "user"},
+    "qwen35_session_branch": {"want"},
     "qwen35_vision_encode": {"second", "progress", "user"},
     "qwen35_token_bytes": {"type"},
     "qwen35_sampler_allow": {"words"},

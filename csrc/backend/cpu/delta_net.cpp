@@ -168,6 +168,11 @@ void chunk_block(const Kernels &kernels, uint32_t d, uint32_t n, uint32_t column
   kernels.gemm_f32(s.k_decayed, 1, d, d, s.r, kCols, n, std::exp(s.c[n - 1]), state, kCols);
 }
 
+// Tokens that are written to the log.
+uint32_t logged(const DeltaNetArgs &a) {
+  return a.log.conv == nullptr ? 0 : a.n_drafts;
+}
+
 }  // namespace
 
 void CpuBackend::delta_net(const DeltaNetArgs &a) {
@@ -184,7 +189,7 @@ void CpuBackend::delta_net(const DeltaNetArgs &a) {
   // The ring takes new columns only now: the items above still read the old ones.
   const uint32_t certain = a.n - a.n_drafts;
   keep_columns(a.qkv, a.position, certain);
-  if (a.n_drafts != 0) {
+  if (logged(a) != 0) {
     std::memcpy(a.log.conv, a.qkv + certain * width, sizeof(float) * a.n_drafts * width);
   }
 }
@@ -256,13 +261,13 @@ void CpuBackend::delta_steps(const DeltaNetArgs &a, uint32_t k_head, uint32_t fi
     for (uint32_t i = 0; i < count; i++) {
       store_output(kernels_, a, first + i, head, s.o + i * d);
     }
-    for (uint64_t t = 0; t < a.n_drafts; t++) {  // the steps left the deltas in v
+    for (uint64_t t = 0; t < logged(a); t++) {  // the steps left the deltas in v
       const uint64_t at = t * a.v_heads + head;
       std::memcpy(a.log.delta + at * d, s.v + (certain + t) * d, sizeof(float) * d);
       a.log.decay[at] = s.decay[certain + t];
     }
   }
-  for (uint64_t t = 0; t < a.n_drafts; t++) {
+  for (uint64_t t = 0; t < logged(a); t++) {
     std::memcpy(a.log.k + (t * a.k_heads + k_head) * d, s.k + (certain + t) * d, sizeof(float) * d);
   }
 }

@@ -188,12 +188,16 @@ class Timeline:
 
     # ---- going on --------------------------------------------------------------------------------
 
-    def advancing(self) -> None:
-        """To be called before the session evaluates: what it will overwrite is copied."""
+    def overwriting(self) -> None:
+        """To be called before cache entries behind the position are overwritten: they are copied."""
         position = self._session.position
         if position < len(self.held):
             self._rescue(position)
             del self.held[position:]
+
+    def advancing(self) -> None:
+        """To be called before the session evaluates."""
+        self.overwriting()
         self.logits_kept = False
 
     def advanced(self, tokens: Sequence[int], *, drawn: bool) -> None:

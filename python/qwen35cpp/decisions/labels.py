@@ -1,10 +1,9 @@
 """The likelihood of each of a few labels behind the tokens that a slot holds.
 
 Labels share a tree of their tokens. A node's children are rated with the logits behind the node;
-those behind the prompt are there already, so that labels of one token cost nothing more. For the
-others the slot goes back to the prompt and evaluates the tokens of a label in one batch. The most
-likely nodes come first: what cannot reach a ten-thousandth of the best label is left at its upper
-bound.
+those behind the prompt are there already, so that labels of one token cost nothing more. The others
+are continuations of the prompt, which are evaluated together. The likely nodes come first: what
+cannot reach a ten-thousandth of the best label is left at its upper bound.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._handles import Outputs
+from .._handles import MAX_BRANCH, Outputs
 from .score import log_mass
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from .._slot import Slot
 
 _NEGLIGIBLE = math.log(1e-4)
+_MOST = 64  # tokens at a time: their logits take 64 MB with the published vocabulary
 
 
 @dataclass
@@ -66,16 +66,17 @@ def label_logprobs(
     leaves = [_insert(root, path) for path in _told_apart(labels, end)]
     root.rate(slot.logits(n_vocab))
     waiting = [node for node in root.children.values() if node.children]
-    if waiting:
-        mark = slot.mark()
     while waiting:
-        node = max(waiting, key=lambda each: each.logprob)
         best = max((leaf.logprob for leaf in leaves if leaf.logprob <= 0), default=-math.inf)
-        if not every and node.logprob < best + _NEGLIGIBLE:
+        waiting.sort(key=lambda node: node.logprob, reverse=True)
+        if not every and waiting[0].logprob < best + _NEGLIGIBLE:
             break
-        waiting.remove(node)
-        waiting += _explore(slot, node, n_vocab)
-        slot.return_to(mark)
+        # What a step takes at once costs little more than its first token; the rest may turn out
+        # negligible meanwhile.
+        chains = _batch(waiting, _MOST if every else MAX_BRANCH)
+        _explore(slot, chains, n_vocab)
+        waiting = waiting[len(chains) :]
+        waiting += [n for chain in chains for n in chain[-1].children.values() if n.children]
     for node in waiting:
         for leaf in node.leaves():
             leaf.logprob = node.logprob
@@ -96,19 +97,50 @@ def _insert(root: _Node, path: tuple[int, ...]) -> _Node:
     return node
 
 
-def _explore(slot: Slot, node: _Node, n_vocab: int) -> list[_Node]:
-    """Rates what is below a node up to where labels part; returns the nodes to go on from."""
+def _chain(node: _Node) -> list[_Node]:
+    """A node and those below it up to where labels part."""
     chain = [node]
     while len(chain[-1].children) == 1:
         (child,) = chain[-1].children.values()
         if not child.children:
             break
         chain.append(child)
-    tokens = list(chain[-1].path)
-    first = len(node.path) - 1  # the token behind which the first row is wanted
-    rows = np.empty((len(chain), n_vocab), np.float32)
-    want = bytes(first) + b"\1" * len(chain)
-    slot.eval(tokens, Outputs(want=want, logits=rows))
-    for each, logits in zip(chain, rows, strict=True):
-        each.rate(logits)
-    return [child for child in chain[-1].children.values() if child.children]
+    return chain
+
+
+def _batch(nodes: Sequence[_Node], most: int) -> list[list[_Node]]:
+    """The chains of as many of the nodes, from the first on, as have `most` tokens together."""
+    chains: list[list[_Node]] = []
+    tokens = 0
+    for node in nodes:
+        chain = _chain(node)
+        tokens += len(chain[-1].path)
+        if chains and tokens > most:
+            break
+        chains.append(chain)
+    return chains
+
+
+def _explore(slot: Slot, chains: Sequence[list[_Node]], n_vocab: int) -> None:
+    """Rates what is below the nodes of the chains; the slot stays where it is."""
+    short = [chain for chain in chains if len(chain[-1].path) <= MAX_BRANCH]
+    if short:
+        want = b"".join(map(_wanted, short))
+        rows = np.empty((want.count(1), n_vocab), np.float32)
+        slot.branch([chain[-1].path for chain in short], want, rows)
+        for node, logits in zip((node for chain in short for node in chain), rows, strict=True):
+            node.rate(logits)
+    for chain in chains:
+        if len(chain[-1].path) <= MAX_BRANCH:
+            continue
+        mark = slot.mark()
+        rows = np.empty((len(chain), n_vocab), np.float32)
+        slot.eval(chain[-1].path, Outputs(want=_wanted(chain), logits=rows))
+        slot.return_to(mark)
+        for node, logits in zip(chain, rows, strict=True):
+            node.rate(logits)
+
+
+def _wanted(chain: Sequence[_Node]) -> bytes:
+    """Which tokens of the chain's path end at a node of it."""
+    return bytes(len(chain[0].path) - 1) + b"\1" * len(chain)
