@@ -295,7 +295,7 @@ class Slot:
         self._timeline.logits_kept = outputs is None
 
     def branch(self, branches: Sequence[Sequence[int]], want: bytes, logits: Floats) -> None:
-        """Evaluates continuations apart from each other and stays where it is; see Session.branch."""
+        """Evaluates continuations that leave no trace; see Session.branch."""
         session = self.session
         with self.timeline() as timeline:
             timeline.overwriting()

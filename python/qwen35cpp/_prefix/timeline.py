@@ -189,7 +189,7 @@ class Timeline:
     # ---- going on --------------------------------------------------------------------------------
 
     def overwriting(self) -> None:
-        """To be called before cache entries behind the position are overwritten: they are copied."""
+        """To be called before entries behind the position are overwritten: they are copied."""
         position = self._session.position
         if position < len(self.held):
             self._rescue(position)

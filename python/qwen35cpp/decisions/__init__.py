@@ -5,6 +5,6 @@
     Decision <─ probabilities <─ labels.py <───────┘           the likelihood of every label
 
 The text is read once. The session is copied there, and goes back to it for the question of each
-field; labels of several tokens are continuations that leave it as it is. score.py measures any continuation, rank.py orders
-documents; methods.py has what users call. Nothing is imported here.
+field; labels of several tokens are continuations that leave it as it is. score.py measures any
+continuation, rank.py orders documents; methods.py has what users call. Nothing is imported here.
 """
