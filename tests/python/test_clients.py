@@ -300,3 +300,49 @@ def test_anthropic_pictures_and_errors(claude: Any) -> None:
     assert shown.usage.input_tokens > bare.usage.input_tokens + 3
     with pytest.raises(anthropic.BadRequestError, match="wizard"):
         claude.messages.create(**options, messages=[{"role": "wizard", "content": "x"}])
+
+
+# ---- every protocol -----------------------------------------------------------------------------
+
+
+def test_two_calls_of_one_answer(client: Any, claude: Any) -> None:
+    """Each with its own arguments, in the order they were made, whole and streamed."""
+    text = "How is the weather in Cairo on Wednesday? And then: Turn the light in the attic off."
+    ask: Any = [{"role": "user", "content": text}]
+    wanted = [
+        ("get_weather", {"city": "Cairo", "day": "Wednesday"}),
+        ("turn_light", {"room": "attic", "state": "off"}),
+    ]
+
+    def schema(*names: str) -> dict[str, Any]:
+        properties = {name: {"type": "string"} for name in names}
+        return {"type": "object", "properties": properties, "required": list(names)}
+
+    functions = [
+        ("get_weather", "Weather of a city", schema("city", "day")),
+        ("turn_light", "Turn a light on or off", schema("room", "state")),
+    ]
+    flat = [{"name": name, "description": told, "parameters": p} for name, told, p in functions]
+    chat = client.chat.completions.create(
+        model=MODEL, messages=ask, temperature=0, max_tokens=150,
+        tools=[{"type": "function", "function": each} for each in flat],
+    )  # fmt: skip
+    calls = chat.choices[0].message.tool_calls
+    assert [(c.function.name, json.loads(c.function.arguments)) for c in calls] == wanted
+
+    response = client.responses.create(
+        model=MODEL, input=ask, temperature=0, max_output_tokens=150,
+        tools=[{"type": "function", **each} for each in flat],
+    )  # fmt: skip
+    items = [item for item in response.output if item.type == "function_call"]
+    assert [(item.name, json.loads(item.arguments)) for item in items] == wanted
+
+    options: dict[str, Any] = {
+        "model": MODEL, "messages": ask, "max_tokens": 150, "extra_body": {"temperature": 0},
+        "tools": [{"name": n, "description": told, "input_schema": p} for n, told, p in functions],
+    }  # fmt: skip
+    with claude.messages.stream(**options) as stream:
+        streamed = stream.get_final_message()
+    for message in (claude.messages.create(**options), streamed):
+        blocks = [block for block in message.content if block.type == "tool_use"]
+        assert [(block.name, block.input) for block in blocks] == wanted

@@ -247,9 +247,9 @@ class _Writer:
         if call is not None:
             events = []
             if call.index != self._call:
-                self._call, self._json = call.index, ""
                 block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
-                events = self._start(block)
+                events = self._start(block)  # ends the call before, which _json still belongs to
+                self._call, self._json = call.index, ""
             self._json += call.arguments
             if call.arguments:
                 delta = {"type": "input_json_delta", "partial_json": call.arguments}
