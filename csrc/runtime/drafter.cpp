@@ -52,7 +52,7 @@ Status Drafter::add_text(const int32_t *tokens, size_t n) {
 const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, const int32_t *tokens,
                                 uint32_t n, uint32_t room, const qwen35_limits *limits,
                                 uint32_t *n_checked) {
-  follow_match(room == 0 ? nullptr : limits);  // nobody is asked about what is not drafted
+  follow_match();
   const DraftPolicy::Lookup lookup = {match_.length, n_followed_};
   const bool mtp = uses_mtp() && n == 1;  // it drafts from the state before the last token
   const DraftPolicy::Plan plan =
@@ -61,8 +61,7 @@ const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, const
   probe_ = plan.probe;
   n_tokens_ = n_steps_ = *n_checked = 0;
   if (source_ == DraftPolicy::Source::Lookup) {
-    propose_lookup(plan.n);
-    *n_checked = plan.n;
+    *n_checked = propose_lookup(limits, plan.n);
   } else if (source_ == DraftPolicy::Source::Mtp || plan.probe) {
     source_ = DraftPolicy::Source::Mtp;
     *n_checked = propose_mtp(model, state, tokens[0], limits, plan);
@@ -72,8 +71,8 @@ const int32_t *Drafter::propose(qwen35_model *model, SequenceState *state, const
   return tokens_;
 }
 
-// What the lookup expects, as far as it keeps to the limits.
-void Drafter::follow_match(const qwen35_limits *limits) {
+// What the lookup expects.
+void Drafter::follow_match() {
   match_ = lookup_.find();
   n_followed_ = 0;
   while (match_.length != 0 && n_followed_ < kMaxDrafts) {
@@ -81,12 +80,17 @@ void Drafter::follow_match(const qwen35_limits *limits) {
     if (next < 0) break;  // a picture
     followed_[n_followed_++] = next;
   }
-  n_followed_ = within(limits, followed_, n_followed_);
 }
 
-void Drafter::propose_lookup(uint32_t n) {
-  std::copy(followed_, followed_ + n, tokens_);
-  n_tokens_ = n;
+// The first n tokens that the lookup expects, as far as they keep to the limits, which only drafts
+// are worth asking. Returns how many those are.
+uint32_t Drafter::propose_lookup(const qwen35_limits *limits, uint32_t n) {
+  const uint32_t allowed = within(limits, followed_, n);
+  if (allowed < n) n_followed_ = allowed;
+  if (allowed == 0) source_ = DraftPolicy::Source::None;
+  std::copy(followed_, followed_ + allowed, tokens_);
+  n_tokens_ = allowed;
+  return allowed;
 }
 
 // Drafts as long as it pays, and returns how many of the drafts are worth checking.

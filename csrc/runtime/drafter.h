@@ -50,8 +50,8 @@ class Drafter {
   qwen35_draft_stats stats = {};
 
  private:
-  void follow_match(const qwen35_limits *limits);
-  void propose_lookup(uint32_t n);
+  void follow_match();
+  uint32_t propose_lookup(const qwen35_limits *limits, uint32_t n);
   uint32_t propose_mtp(qwen35_model *model, SequenceState *state, int32_t token,
                        const qwen35_limits *limits, const DraftPolicy::Plan &plan);
 
@@ -68,7 +68,7 @@ class Drafter {
   int32_t tokens_[kMaxDrafts];  // the proposal
   float p_[kMaxDrafts];         // by the MTP layer
   uint32_t n_followed_ = 0;
-  int32_t followed_[kMaxDrafts];  // what the lookup expects, proposed or not
+  int32_t followed_[kMaxDrafts];  // what the lookup expects, proposed or not, as far as is allowed
   float imposed_[kMaxDrafts] = {};
   uint32_t n_imposed_ = 0;
   Random random_{1};
