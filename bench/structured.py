@@ -3,14 +3,15 @@
     python bench/structured.py MODEL
 
 Prints the time to build the token table, to compile a schema, of a mask, and of a draw with and
-without one, beside the time of a decoded token; then one decision between 20 labels behind a text
-of 500 tokens as a share of reading that text alone.
+without one, beside the time of a decoded token; then decisions between 20 labels behind a text of
+400 tokens as a share of reading prompt and question alone: labels of words, of 1 to 4 words, of 4.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ LABELS = [
     "travel plan", "animals", "music", "sales offer", "legal", "support", "press inquiry", "jobs",
     "security incident", "privacy", "hardware fault", "software", "network outage",
 ]  # fmt: skip
+WORDS = " ".join(LABELS).split()
 
 
 def seconds(work: Callable[[], object], repeat: int = 1) -> float:
@@ -129,6 +131,22 @@ def draw_cost(llm: Llama, begun: str) -> tuple[float, float]:
     return seconds(lambda: draw(None), 50), seconds(lambda: draw(Fixed(mask)), 50)
 
 
+def decision_cost(llm: Llama, text: str, labels: list[str]) -> str:
+    """What a decision between labels takes, in turns with reading the same prompt alone."""
+    field = Field(labels, f"Choose one label: {', '.join(labels)}.")
+    ids = llm.render_chat([{"role": "user", "content": f"{text}\n\n{field.question}"}]).ids
+    tokens = [len(llm.tokenize(label)) for label in labels]
+
+    def read() -> None:
+        llm.reset()
+        llm.eval(ids)
+
+    pairs = [(seconds(lambda: llm.decide(text, x=field)), seconds(read)) for _ in range(7)]
+    deciding, reading = map(min, zip(*pairs, strict=True))
+    found = f"{len(labels)} labels of {min(tokens)} to {max(tokens)} tokens"
+    return f"{found}: {deciding / reading:.2f} x reading {len(ids)} tokens"
+
+
 def main() -> None:
     """Command line; see the file's head."""
     parser = argparse.ArgumentParser(description="Costs of structured output and decisions.")
@@ -152,15 +170,11 @@ def main() -> None:
         f"together {1e3 * cost:.2f} ms, {100 * cost / step:.1f} % of a token's {1e3 * step:.1f} ms"
     )
     words = llm.decode((llm.tokenize("a b c d e f g h ") * 60)[:400])
-    field = Field(LABELS, f"Choose one label: {', '.join(LABELS)}.")
-    ids = llm.render_chat([{"role": "user", "content": f"{words}\n\n{field.question}"}]).ids
-
-    def read() -> None:
-        llm.reset()
-        llm.eval(ids)
-
-    ratios = [seconds(lambda: llm.decide(words, x=field)) / seconds(read) for _ in range(3)]
-    print(f"20 labels: {statistics.median(ratios):.2f} x reading {len(ids)} tokens")
+    rng = random.Random(1)
+    mixed = [" ".join(rng.sample(WORDS, 1 + i % 4)) for i in range(20)]
+    long = [" ".join(rng.sample(WORDS, 4)) for _ in range(20)]
+    for labels in (LABELS, mixed, long):
+        print(decision_cost(llm, words, labels))
 
 
 if __name__ == "__main__":

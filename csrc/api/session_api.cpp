@@ -31,6 +31,20 @@ Status check_limits(const qwen35_limits &limits) {
   return kOk;
 }
 
+// Whether what an eval gives of branches can be given.
+Status check_branch_outputs(const qwen35_outputs &outputs) {
+  if (outputs.n_branches == 0) return kOk;
+  if (outputs.branch_lengths == nullptr || outputs.branch_tokens == nullptr) {
+    return fail(QWEN35_ERROR_ARGUMENT,
+                "n_branches is set, branch_lengths or branch_tokens is NULL");
+  }
+  if (outputs.logits == nullptr || outputs.hidden != nullptr || outputs.hidden_sum != nullptr) {
+    return fail(QWEN35_ERROR_ARGUMENT,
+                "branches give logits only: expected logits, and neither hidden nor hidden_sum");
+  }
+  return kOk;
+}
+
 }  // namespace
 
 void qwen35_session_defaults(qwen35_session_params *params) {
@@ -110,6 +124,7 @@ qwen35_status qwen35_session_eval(qwen35_session *session, const int32_t *tokens
     wanted = *outputs;
   }
   Q35_TRY(q35::check_snapshots(wanted, n));
+  Q35_TRY(check_branch_outputs(wanted));
   return session->eval(tokens, n, wanted, progress, user);
 }
 
@@ -122,7 +137,7 @@ qwen35_status qwen35_session_branch(qwen35_session *session, const int32_t *toke
   if (lengths == nullptr) return refuse_null("qwen35_session_branch", "lengths");
   if (logits == nullptr) return refuse_null("qwen35_session_branch", "logits");
   if (n == 0) return fail(QWEN35_ERROR_ARGUMENT, "qwen35_session_branch: no continuations given");
-  return session->branch(tokens, lengths, n, want, logits);
+  return session->branch({n, lengths, tokens}, want, logits);
 }
 
 qwen35_status qwen35_session_eval_picture(qwen35_session *session, const float *rows,

@@ -208,6 +208,14 @@ typedef struct qwen35_outputs {
   uint32_t n_snapshots;
   const uint32_t *snapshot_at;
   void *const *snapshots;
+  /* Continuations of the tokens of the call, as in qwen35_session_branch(), which are evaluated
+   * together with the last of these: as good as free where the rest of a prompt is read. Their
+   * tokens count behind those of the call, in `want` as well (NULL: all of them give a row), and
+   * give rows of logits only: logits must be there, hidden and hidden_sum NULL. n_branches 0: none.
+   */
+  size_t n_branches;
+  const uint32_t *branch_lengths; /* [n_branches] 1 to 8 tokens each */
+  const int32_t *branch_tokens;
 } qwen35_outputs;
 
 /* Called after every batch, on the thread of the eval, with the tokens done so far; return nonzero
@@ -233,10 +241,10 @@ QWEN35_API qwen35_status qwen35_session_eval(qwen35_session *session, const int3
                                              size_t n, const qwen35_outputs *outputs,
                                              qwen35_progress progress, void *user);
 /* Evaluates n >= 1 continuations of the session's tokens, each as if it came next, together in as
- * few passes as n_batch allows. The session stays where it is and keeps the logits that it has. This
- * is how choices between several texts are weighed. lengths: [n], 1 to 8 tokens each; tokens: of all
- * continuations, one after another. want: [tokens], nonzero: give a row for this token; NULL: for
- * all. logits: [rows, n_vocab], in token order. After an error it is undefined. */
+ * few passes as n_batch allows. The session stays where it is and keeps the logits that it has.
+ * This is how choices between several texts are weighed. lengths: [n], 1 to 8 tokens each; tokens:
+ * of all continuations, one after another. want: [tokens], nonzero: give a row for this token;
+ * NULL: for all. logits: [rows, n_vocab], in token order. After an error it is undefined. */
 QWEN35_API qwen35_status qwen35_session_branch(qwen35_session *session, const int32_t *tokens,
                                                const uint32_t *lengths, size_t n,
                                                const uint8_t *want, float *logits);

@@ -105,7 +105,7 @@ void TextForward::embed(const Pass &pass) {
     float *cos = cos_.data() + first * (c.n_rot / 2), *sin = sin_.data() + first * (c.n_rot / 2);
     if (s.tokens != nullptr) {
       pass.backend->embed(pass.model.weights.token_embd, s.tokens, s.n, x);
-      rope.fill_text(s.state->rotary(), s.n, cos, sin);
+      rope.fill_text(s.state->rotary() + s.behind, s.n, cos, sin);
     } else {
       std::memcpy(x, s.rows, sizeof(float) * s.n * c.n_embd);
       rope.fill_picture(s.state->rotary(), s.columns, s.first_cell, s.n, cos, sin);
@@ -134,7 +134,7 @@ void TextForward::delta_layer(const Pass &pass, uint32_t layer) {
                                s.branch ? n : s.n_drafts,
                                n_logged,
                                s.branch ? DeltaLog{} : s.state->log(layer),
-                               s.state->position() + done,
+                               s.state->position() + s.behind + done,
                                c.lin_k_heads,
                                c.lin_v_heads,
                                c.lin_head_dim,
@@ -177,7 +177,7 @@ void TextForward::attention_layer(const Pass &pass, uint32_t layer) {
   for (uint32_t i = 0; i < pass.n_segments; i++) {
     const Segment &s = pass.segments[i];
     pass.backend->attention({s.n,
-                             s.state->position(),
+                             s.state->position() + s.behind,
                              c.n_head,
                              c.n_head_kv,
                              c.head_dim,

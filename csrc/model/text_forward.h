@@ -34,6 +34,8 @@ struct Segment {
   // At most kGemvMaxCols tokens of text that leave the recurrent state as it is. Several may branch
   // off the same state, each of which overwrites the cache entries of those before it.
   bool branch = false;
+  // Tokens of text between the state's position and a branch: the segment before.
+  uint32_t behind = 0;
 };
 
 class TextForward {
@@ -43,11 +45,11 @@ class TextForward {
   uint64_t scratch_bytes() const;
 
   // Evaluates segments of different sequences (or branches, see Segment), of at most max_tokens
-  // together, and appends each to
-  // its state, whose position the caller advances, and whose log the caller sets: to the drafts
-  // that were right. The rotary position of a picture is that of its first cell, in all its
-  // segments. Stops between layers when *cancel is nonzero, leaving the recurrent states undefined:
-  // ERROR_CANCELLED. cancel may be null.
+  // together, and appends each to its state, whose position the caller advances, and whose log the
+  // caller sets: to the drafts that were right. Where a state has a branch its log must be empty.
+  // The rotary position of a picture is that of its first cell, in all its segments. Stops between
+  // layers when *cancel is nonzero, leaving the recurrent states undefined: ERROR_CANCELLED. cancel
+  // may be null.
   [[nodiscard]] Status run(const TextModel &model, Backend *backend, const Segment *segments,
                            uint32_t n_segments, const std::atomic<uint32_t> *cancel);
 

@@ -24,18 +24,21 @@ namespace q35 {
 struct Job {
   Segment segment = {};
   std::atomic<uint32_t> *cancel = nullptr;  // nonzero stops it; taken back when it did
-  const uint32_t *rows = nullptr;           // tokens of the segment that give a row, ascending
+  const uint32_t *rows = nullptr;           // tokens that give a row, ascending
   uint32_t n_rows = 0;
   float *hidden = nullptr;       // [n_rows, n_embd] after the final norm, or null
   float *hidden_sum = nullptr;   // [n_embd]: the sum of the hidden rows is added, or null
   float *logits = nullptr;       // [n_rows, n_vocab] or null
-  float *last_logits = nullptr;  // [n_vocab] of the last row, or null
+  float *last_logits = nullptr;  // [n_vocab] of the segment's last row, or null
   float *states = nullptr;       // [n, n_embd] after the final norm, of all tokens, or null
   // The tokens are the sampler's, and drafts: a step, each token to the bits that it has alone.
   bool drawn = false;
-  // Instead of the segment, of which only state and number of tokens count: branches off the state.
-  const Segment *branches = nullptr;
-  uint32_t n_branches = 0;
+  // Branches off the state behind the segment: they share its pass, or have one when it has no
+  // tokens. parts: the segment, unless it has none, and the branches, [n_parts] of n_tokens
+  // together; null: there are no branches. Rows count through all parts.
+  const Segment *parts = nullptr;
+  uint32_t n_parts = 0, n_tokens = 0;
+  uint32_t n_branch_rows = 0;  // the last ones of n_rows
 
   // The batcher's own.
   Job *next = nullptr;
@@ -59,6 +62,9 @@ class Batcher {
   // is as before. Segments of up to kGemvMaxCols tokens are not interrupted once they run. Branches
   // are not shared with other sessions, and n_logged of their state must be 0.
   [[nodiscard]] Status run(Job *job);
+  // Whether n given tokens are read as many at once, and not as a step: then company in their pass
+  // changes no bit of them.
+  bool reads_as_many(uint32_t n) const;
 
   // Whether other sessions than this one use the model at the moment: long work should then come
   // in short pieces.
@@ -94,7 +100,6 @@ class Batcher {
   uint32_t take_few(Job **jobs);
   void run_few(Job *const *jobs, uint32_t n);
   [[nodiscard]] Status run_many(const Job &job);
-  [[nodiscard]] Status run_branches(const Job &job);
   void note_scratch();
   void give_states(const Job *const *jobs, uint32_t n);
   void give_results(const Job *const *jobs, uint32_t n);

@@ -16,6 +16,8 @@ constexpr uint32_t kMaxBatch = 8192;
 // Tokens of a piece while other sessions are at work, so that these do not wait for long. Chunks of
 // the delta rule begin at multiples of 32, so that such a cut changes no result.
 constexpr uint32_t kPolitePiece = 64;
+// Tokens of branches for which there is room beside a whole batch.
+constexpr uint32_t kBranchRoom = 64;
 
 q35::KvType choose_kv_type(int32_t wanted, const qwen35_model &model) {
   if (wanted == QWEN35_KV_F32) return q35::KvType::F32;
@@ -24,6 +26,10 @@ q35::KvType choose_kv_type(int32_t wanted, const qwen35_model &model) {
   if (wanted == QWEN35_KV_IQ4_NL) return q35::KvType::IQ4_NL;
   const bool f32 = model.matrix_type == static_cast<int32_t>(q35::DType::F32);
   return f32 ? q35::KvType::F32 : q35::KvType::F16;
+}
+
+q35::Branches branches_of(const qwen35_outputs &outputs) {
+  return {outputs.n_branches, outputs.branch_lengths, outputs.branch_tokens};
 }
 
 }  // namespace
@@ -58,7 +64,7 @@ uint64_t kept_rows(const SessionSizes &sizes) {
 
 // Makes the scratch that sessions of these sizes share.
 Status make_scratch(const SessionSizes &sizes, Batcher *batcher, uint64_t *bytes) {
-  Q35_TRY(batcher->reserve(sizes.n_batch));
+  Q35_TRY(batcher->reserve(sizes.n_batch + kBranchRoom));
   if (sizes.mtp) Q35_TRY(batcher->reserve_mtp());
   *bytes = batcher->scratch_bytes();
   return kOk;
@@ -97,8 +103,9 @@ Status qwen35_session::init(const qwen35_session_params &params) {
   Q35_TRY(drafter.init(model, params.draft));
   Q35_TRY(state.init(model->config, sizes.n_ctx, sizes.kv_type, sizes.drafts, sizes.mtp));
   if (sizes.mtp) Q35_TRY(states_.resize(n_batch * n_embd()));
-  Q35_TRY(model->batcher.reserve(n_batch));
-  Q35_TRY(rows_.reserve(n_batch));
+  n_pass_ = n_batch + kBranchRoom;
+  Q35_TRY(model->batcher.reserve(n_pass_));
+  Q35_TRY(rows_.reserve(n_pass_));
   return kept_logits.resize(kept_rows(sizes) * model->config.n_vocab);
 }
 
@@ -130,73 +137,95 @@ Status qwen35_session::eval(const int32_t *tokens, size_t n, const qwen35_output
                             qwen35_progress progress, void *user) {
   Q35_TRY(check_tokens(tokens, n));
   Q35_TRY(check_room(n));
+  if (wanted.n_branches != 0) {
+    Q35_TRY(check_branches(branches_of(wanted), n));
+    settle();
+  }
   n_drawn = 0;
   qwen35_outputs outputs = wanted;  // its pointers move on as rows are given
   given_ = 0;
   for (size_t done = 0; done < n;) {
     const uint32_t count = next_piece(done, n);
-    const bool last = done + count == n;
-    const uint8_t *want = outputs.want == nullptr ? nullptr : outputs.want + done;
-    Q35_TRY(eval_piece(tokens + done, count, want, last, &outputs));
+    Q35_TRY(eval_piece(tokens + done, count, done + count == n, &outputs));
     done += count;
     if (progress != nullptr && progress(user, done, n) != 0) {
       return fail(QWEN35_ERROR_CANCELLED, "cancelled after %zu of %zu tokens", done, n);
     }
   }
-  return kOk;
+  // What had no room in the last pass.
+  return run_branches(branches_of(outputs), outputs.want, outputs.logits);
 }
 
-Status qwen35_session::branch(const int32_t *tokens, const uint32_t *lengths, size_t n,
-                              const uint8_t *want, float *logits) {
+// Checks continuations of what will stand behind `before` more tokens, and makes room for them.
+Status qwen35_session::check_branches(const q35::Branches &branches, size_t before) {
   size_t total = 0;
   uint32_t longest = 0;
-  for (size_t i = 0; i < n; i++) {
-    if (lengths[i] == 0 || lengths[i] > q35::kGemvMaxCols) {
+  for (size_t i = 0; i < branches.n; i++) {
+    const uint32_t length = branches.lengths[i];
+    if (length == 0 || length > q35::kGemvMaxCols) {
       return fail(QWEN35_ERROR_ARGUMENT, "continuation %zu: expected 1 to %u tokens, found %u", i,
-                  q35::kGemvMaxCols, lengths[i]);
+                  q35::kGemvMaxCols, length);
     }
-    longest = lengths[i] > longest ? lengths[i] : longest;
-    total += lengths[i];
+    longest = length > longest ? length : longest;
+    total += length;
   }
-  Q35_TRY(check_tokens(tokens, total));
-  Q35_TRY(check_room(longest));
+  Q35_TRY(check_tokens(branches.tokens, total));
+  Q35_TRY(check_room(before + longest));
+  return parts_.reserve(branches.n + 1);
+}
+
+Status qwen35_session::branch(const q35::Branches &branches, const uint8_t *want, float *logits) {
+  Q35_TRY(check_branches(branches, 0));
   settle();
-  state.drop_leftovers();
-  uint32_t filled = 0;  // tokens of the next pass
-  size_t first = 0;     // of all tokens, the one it begins with
-  branches_.clear();
-  for (size_t i = 0; i < n; i++) {
-    q35::Segment segment = {&state, lengths[i], tokens + first + filled, nullptr, 0, 0, 0};
-    segment.branch = true;
-    Q35_TRY(branches_.push_back(segment));
-    filled += lengths[i];
-    if (i + 1 < n && filled + lengths[i + 1] <= n_batch) continue;
-    Q35_TRY(branch_batch(tokens + first, want == nullptr ? nullptr : want + first, &logits));
-    first += filled;
-    filled = 0;
-    branches_.clear();
+  return run_branches(branches, want, logits);
+}
+
+// Evaluates continuations in passes of their own.
+Status qwen35_session::run_branches(q35::Branches branches, const uint8_t *want, float *logits) {
+  if (branches.n != 0) state.drop_leftovers();
+  while (branches.n != 0) {
+    q35::Job job;
+    job.segment.state = &state;
+    job.cancel = &cancel;
+    job.logits = logits;
+    rows_.clear();
+    const size_t taken = take_branches(branches, want, &job);
+    Q35_TRY(model->batcher.run(&job));
+    logits += uint64_t{job.n_rows} * model->config.n_vocab;
+    if (want != nullptr) want += job.n_tokens;
+    branches = {branches.n - taken, branches.lengths + taken, branches.tokens + job.n_tokens};
   }
   return kOk;
 }
 
-// Evaluates branches_, which begin at `tokens`, and moves logits on.
-Status qwen35_session::branch_batch(const int32_t *tokens, const uint8_t *want, float **logits) {
-  const q35::Segment &last = branches_.back();
-  q35::Job job;
-  job.segment = {
-      &state, static_cast<uint32_t>(last.tokens + last.n - tokens), tokens, nullptr, 0, 0, 0};
-  job.branches = branches_.data();
-  job.n_branches = static_cast<uint32_t>(branches_.size());
-  job.cancel = &cancel;
-  rows_.clear();
-  for (uint32_t i = 0; i < job.segment.n; i++) {
-    if (want == nullptr || want[i] != 0) Q35_TRY(rows_.push_back(i));
+// Puts as many of the continuations behind a job's segment as its pass has room for, with the rows
+// wanted of them. Returns how many; parts_ has room for all.
+size_t qwen35_session::take_branches(const q35::Branches &branches, const uint8_t *want,
+                                     q35::Job *job) {
+  const uint32_t before = job->segment.n;
+  parts_.clear();
+  if (before != 0) (void)parts_.push_back(job->segment);
+  uint32_t filled = 0;
+  size_t n = 0;
+  for (; n < branches.n && before + filled + branches.lengths[n] <= n_pass_; n++) {
+    q35::Segment part = {&state, branches.lengths[n], branches.tokens + filled, nullptr, 0, 0, 0};
+    part.branch = true;
+    part.behind = before;
+    (void)parts_.push_back(part);
+    filled += part.n;
   }
-  job.rows = rows_.data();
-  job.n_rows = static_cast<uint32_t>(rows_.size());
-  job.logits = *logits;
-  *logits += uint64_t{job.n_rows} * model->config.n_vocab;
-  return model->batcher.run(&job);
+  for (uint32_t i = 0; i < filled; i++) {  // the memory for rows_ is that of a pass
+    if (want == nullptr || want[i] != 0) {
+      (void)rows_.push_back(before + i);
+      job->n_branch_rows++;
+    }
+  }
+  job->parts = parts_.data();
+  job->n_parts = static_cast<uint32_t>(parts_.size());
+  job->n_tokens = before + filled;
+  job->rows = rows_.data();
+  job->n_rows = static_cast<uint32_t>(rows_.size());
+  return n;
 }
 
 // Tokens of the piece that follows `done` of n: up to the end of the batch, or less when others
@@ -297,11 +326,11 @@ void qwen35_session::settle() {
 }
 
 // Evaluates a piece of a call, gives what is asked for of it and moves the output pointers on.
-Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
+Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, bool last,
                                   qwen35_outputs *outputs) {
   rows_.clear();
   for (uint32_t i = 0; i < n; i++) {
-    const bool wanted = want == nullptr ? last && i + 1 == n : want[i] != 0;
+    const bool wanted = outputs->want == nullptr ? last && i + 1 == n : outputs->want[i] != 0;
     if (wanted) Q35_TRY(rows_.push_back(i));
   }
   Q35_TRY(place_marks(n, outputs));
@@ -319,7 +348,15 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
   const bool only_hidden =
       job.logits == nullptr && (job.hidden != nullptr || job.hidden_sum != nullptr);
   if (keep && !only_hidden) job.last_logits = kept_logits.data();
+  if (outputs->want != nullptr) outputs->want += n;
   has_logits = false;
+  size_t taken = 0;
+  if (last && outputs->n_branches != 0) {
+    state.drop_leftovers();
+    if (model->batcher.reads_as_many(n)) {
+      taken = take_branches(branches_of(*outputs), outputs->want, &job);
+    }
+  }
   Q35_TRY(model->batcher.run(&job));
   for (uint32_t i = 0; i < job.segment.marks.n; i++) {
     q35::write_header(*this, marks_[i], outputs->snapshots[i]);
@@ -335,6 +372,13 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, const uint8
   if (job.segment.marks.n != 0) settle();  // what is exported later must be there
   has_logits = job.last_logits != nullptr;
   kept_row = 0;
+  if (taken != 0) {
+    const uint32_t n_tokens = job.n_tokens - n;
+    if (outputs->want != nullptr) outputs->want += n_tokens;
+    outputs->n_branches -= taken;
+    outputs->branch_lengths += taken;
+    outputs->branch_tokens += n_tokens;
+  }
   if (outputs->hidden != nullptr) outputs->hidden += job.n_rows * n_embd();
   if (outputs->logits != nullptr) {
     outputs->logits += static_cast<uint64_t>(job.n_rows) * model->config.n_vocab;

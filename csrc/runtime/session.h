@@ -22,6 +22,13 @@ struct Draws {
   size_t *n_out;
 };
 
+// Continuations of a session's tokens: see qwen35_session_branch().
+struct Branches {
+  size_t n;
+  const uint32_t *lengths;  // [n]
+  const int32_t *tokens;
+};
+
 }  // namespace q35
 
 struct qwen35_session {
@@ -31,8 +38,8 @@ struct qwen35_session {
   [[nodiscard]] q35::Status eval(const int32_t *tokens, size_t n, const qwen35_outputs &outputs,
                                  qwen35_progress progress, void *user);
   // Continuations that leave no trace, see qwen35_session_branch().
-  [[nodiscard]] q35::Status branch(const int32_t *tokens, const uint32_t *lengths, size_t n,
-                                   const uint8_t *want, float *logits);
+  [[nodiscard]] q35::Status branch(const q35::Branches &branches, const uint8_t *want,
+                                   float *logits);
   // A picture of grid_rows x grid_columns rows that the vision tower gave.
   [[nodiscard]] q35::Status eval_picture(const float *rows, uint32_t grid_rows,
                                          uint32_t grid_columns, float *hidden_sum,
@@ -71,16 +78,18 @@ struct qwen35_session {
   void note_states(const int32_t *tokens, uint32_t n);
   void feed_mtp(const q35::Segment &segment);
   uint32_t next_piece(size_t done, size_t n);
-  q35::Status branch_batch(const int32_t *tokens, const uint8_t *want, float **logits);
+  q35::Status check_branches(const q35::Branches &branches, size_t before);
+  q35::Status run_branches(q35::Branches branches, const uint8_t *want, float *logits);
+  size_t take_branches(const q35::Branches &branches, const uint8_t *want, q35::Job *job);
   q35::Status place_marks(uint32_t n, const qwen35_outputs *outputs);
-  q35::Status eval_piece(const int32_t *tokens, uint32_t n, const uint8_t *want, bool last,
-                         qwen35_outputs *outputs);
+  q35::Status eval_piece(const int32_t *tokens, uint32_t n, bool last, qwen35_outputs *outputs);
   q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
                          qwen35_progress progress, void *user);
 
-  q35::Array<float> before_;  // recurrent state before a picture
-  q35::Array<q35::Segment> branches_;
-  q35::Array<uint32_t> rows_;  // wanted rows of a piece
+  q35::Array<float> before_;        // recurrent state before a picture
+  q35::Array<q35::Segment> parts_;  // of a pass with branches
+  uint32_t n_pass_ = 0;             // tokens of a pass, branches with them
+  q35::Array<uint32_t> rows_;       // wanted rows of a piece
   // Snapshots due in a piece, counted from its first token, and tokens of the call before it.
   q35::Array<uint32_t> marks_;
   q35::Array<uint8_t *> mark_states_;

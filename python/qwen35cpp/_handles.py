@@ -6,7 +6,7 @@ Nothing here decides anything; see _engine.py for how the objects are used toget
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._native import check, ffi, lib, text, type_name
@@ -210,11 +210,10 @@ class Session:
         `want` says for each of their tokens whether it gives a row of `logits`, float32 [rows,
         n_vocab].
         """
-        array = _token_array([token for branch in branches for token in branch])
-        lengths = ffi.new("uint32_t[]", [len(branch) for branch in branches])
+        lengths, tokens = _branch_arrays(branches)
         rows = ffi.from_buffer("float[]", logits, require_writable=True)
         wanted = ffi.from_buffer("uint8_t[]", want)
-        call = (self.pointer, array, lengths, len(branches), wanted, rows)
+        call = (self.pointer, tokens, lengths, len(branches), wanted, rows)
         check(lib.qwen35_session_branch(*call))
 
     def eval_picture(
@@ -424,7 +423,8 @@ class Gguf:
 class Outputs:
     """Where an eval writes its results; the arrays must have the shapes of qwen35_outputs.
 
-    `snapshots`: after how many tokens of the eval one is taken, and memory for it.
+    `snapshots`: after how many tokens of the eval one is taken, and memory for it. `branches`:
+    continuations whose tokens count behind those of the eval.
     """
 
     def __init__(
@@ -435,6 +435,7 @@ class Outputs:
         hidden: Floats | None = None,
         hidden_sum: Floats | None = None,
         snapshots: Mapping[int, bytearray] | None = None,
+        branches: Sequence[Sequence[int]] = (),
     ) -> None:
         self.struct = ffi.new("qwen35_outputs *")
         self.struct.struct_size = ffi.sizeof("qwen35_outputs")
@@ -449,10 +450,35 @@ class Outputs:
             self._alive += [at, to, *memory]
             self.struct.n_snapshots = len(places)
             self.struct.snapshot_at, self.struct.snapshots = at, to
+        if branches:
+            lengths, tokens = _branch_arrays(branches)
+            self._alive += [lengths, tokens]
+            self.struct.n_branches = len(branches)
+            self.struct.branch_lengths, self.struct.branch_tokens = lengths, tokens
         for name, array in (("logits", logits), ("hidden", hidden), ("hidden_sum", hidden_sum)):
             if array is not None:
                 self._alive.append(ffi.from_buffer("float[]", array, require_writable=True))
                 setattr(self.struct, name, self._alive[-1])
+
+
+def _branch_arrays(branches: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+    """Lengths of branches, and their tokens."""
+    lengths = ffi.new("uint32_t[]", [len(branch) for branch in branches])
+    return lengths, _token_array([token for branch in branches for token in branch])
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Continuations of a prompt, which are evaluated with the end of it."""
+
+    paths: Sequence[Sequence[int]]  # of 1 to MAX_BRANCH tokens
+    want: bytes  # whether a token of them gives a row
+    logits: Floats  # float32 [1 + rows, n_vocab]: behind the prompt, then behind these tokens
+
+    def outputs(self, n: int, snapshots: Mapping[int, bytearray] | None = None) -> Outputs:
+        """Of an eval of the last n tokens of the prompt."""
+        want = bytes(n - 1) + b"\1" + self.want
+        return Outputs(want=want, logits=self.logits, snapshots=snapshots, branches=self.paths)
 
 
 class Sampler:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from . import _interrupt
 from ._alive import Alive
-from ._handles import Drawn, Limits, Model, Outputs, Sampler, Session
+from ._handles import Branches, Drawn, Limits, Model, Outputs, Sampler, Session
 from ._lazy_tower import LazyTower
 from ._prefix import Mark, Markers, Plan, Reading, Readings, Timeline, Tree
 from ._prefix.tree import common_length
@@ -142,12 +142,13 @@ class Slot:
         spans: Sequence[Span] = (),
         *,
         resume: bool = False,
+        branches: Branches | None = None,
     ) -> int:
         """Makes the session stand after exactly `tokens`; returns how many were known already.
 
         `spans` are the pictures in the tokens, in order, see vision/prompt.py. `resume` uses what
         is known of them even where the prefix cache is off. What another slot is just reading is
-        waited for; `progress` hears of 0 tokens meanwhile.
+        waited for; `progress` hears of 0 tokens meanwhile. `branches` are evaluated with the end.
         """
         self._used, self.waited = time.monotonic(), 0.0
         with self._alive:
@@ -162,7 +163,11 @@ class Slot:
                 reading = Reading(self._cache.tree.lock, tokens, plan, 0, set())
             with reading:
                 known = reading.passed
-                self._read_on(reading, tokens, plan, spans, reading.watched(progress))
+                self._read_on(reading, tokens, plan, spans, reading.watched(progress), branches)
+            if branches is not None and known == len(tokens):
+                branches.logits[0] = self.logits(branches.logits.shape[1])
+                if branches.paths:
+                    self.branch(branches.paths, branches.want, branches.logits[1:])
             return known
 
     def _read_on(
@@ -172,6 +177,7 @@ class Slot:
         plan: Plan,
         spans: Sequence[Span],
         progress: Progress | None,
+        branches: Branches | None,
     ) -> None:
         """Reads what is not known, part by part, and leaves states on the way."""
         pictures = {span.start: span.picture for span in spans}
@@ -182,7 +188,8 @@ class Slot:
             if start in pictures:
                 self.eval_picture(pictures[start], tokens[start:end], report)
             else:
-                self._read(tokens, start, end, keep, report, logits=end == len(tokens))
+                at_end = branches if end == len(tokens) else None
+                self._read(tokens, start, end, keep, report, at_end)
             if end in reading.places:  # behind a picture, or asked for since the part began
                 with self.timeline() as timeline:
                     timeline.keep()
@@ -225,14 +232,16 @@ class Slot:
         end: int,
         keep: Sequence[int],
         progress: Progress | None,
-        *,
-        logits: bool,
+        branches: Branches | None,
     ) -> None:
         """Evaluates a part of a prompt, and takes the snapshots that are due on the way."""
         session, places = self.session, sorted(keep)
         marks = {at - start: bytearray(session.state_bytes) for at in places}
-        want = None if logits else bytes(end - start)
-        outputs = Outputs(want=want, snapshots=marks)
+        logits = end == len(tokens)
+        if branches is not None:
+            outputs = branches.outputs(end - start, marks)
+        else:
+            outputs = Outputs(want=None if logits else bytes(end - start), snapshots=marks)
 
         def evaluate(report: Progress | None) -> None:
             with self._alive, self._session_lock:

@@ -180,6 +180,49 @@ void check_branches(qwen35_model *model, const std::vector<int32_t> &tokens,
   }
 }
 
+// Continuations in the pass of a prompt's end, or behind it where they have no room there, are what
+// they are in a pass of their own, and change no bit of anything else.
+void check_joined_branches(qwen35_model *model, const std::vector<int32_t> &tokens,
+                           uint32_t n_batch, uint32_t n_branches) {
+  const uint32_t n_vocab = vocabulary(model);
+  const Session session = open_session(model, kContext, n_batch, g_kv_type);
+  const Logits expected = run_all(session.get(), tokens, n_vocab);
+  qwen35_session_reset(session.get());
+  std::vector<uint32_t> lengths;
+  for (uint32_t i = 0; i < n_branches; i++) lengths.push_back(1 + i % 3);
+  size_t total = 0;
+  for (const uint32_t length : lengths) total += length;
+  const std::vector<int32_t> all = make_tokens(total, 13);
+  std::vector<uint8_t> want(tokens.size() + total, 1);  // of the prompt, the last token
+  std::fill(want.begin(), want.begin() + tokens.size() - 1, 0);
+  want[tokens.size() + 1] = 0;
+
+  Logits joined(total * n_vocab), apart(joined.size());
+  qwen35_outputs outputs = all_logits(&joined);
+  outputs.want = want.data();
+  outputs.n_branches = n_branches;
+  outputs.branch_lengths = lengths.data();
+  outputs.branch_tokens = all.data();
+  expect_ok(
+      qwen35_session_eval(session.get(), tokens.data(), tokens.size(), &outputs, nullptr, nullptr),
+      "prefill with branches");
+  expect(qwen35_session_position(session.get()) == tokens.size(), "branches leave the position");
+  const float *kept = qwen35_session_logits(session.get());
+  expect(kept != nullptr &&
+             same(Logits(joined.begin(), joined.begin() + n_vocab), Logits(kept, kept + n_vocab)),
+         "the logits of the last token are kept");
+  expect_ok(qwen35_session_branch(session.get(), all.data(), lengths.data(), n_branches,
+                                  want.data() + tokens.size(), apart.data() + n_vocab),
+            "branch");
+  const size_t count = joined.size() - n_vocab;
+  const float most = largest_difference(&apart[n_vocab], Logits(count).data(), count);
+  expect(largest_difference(&joined[n_vocab], &apart[n_vocab], count) <= 0.15f * most,
+         "branches are the same in both ways");
+  Logits rows(joined.begin(), joined.begin() + n_vocab);
+  decode(session.get(), tokens, n_vocab, &rows);
+  expect(same(rows, expected), "joined branches leave no trace");
+}
+
 // What cannot be evaluated is refused, and changes nothing.
 void check_branch_errors(qwen35_model *model, const std::vector<int32_t> &tokens) {
   const uint32_t n_vocab = vocabulary(model);
@@ -201,6 +244,18 @@ void check_branch_errors(qwen35_model *model, const std::vector<int32_t> &tokens
   expect(status({9}, 1) == QWEN35_ERROR_ARGUMENT, "a long branch");
   expect(status({2}, static_cast<int32_t>(n_vocab)) == QWEN35_ERROR_ARGUMENT, "an unknown token");
   expect(status({1, room + 1}, 1) == QWEN35_ERROR_CONTEXT, "a branch beyond the context");
+  qwen35_outputs outputs = all_logits(&rows);
+  const uint32_t lengths[] = {1, room};
+  outputs.n_branches = 2;
+  outputs.branch_lengths = lengths;
+  const auto joined = [&] {
+    return qwen35_session_eval(session.get(), tokens.data(), 1, &outputs, nullptr, nullptr);
+  };
+  expect(joined() == QWEN35_ERROR_ARGUMENT, "branches without tokens");
+  outputs.branch_tokens = tokens.data();
+  expect(joined() == QWEN35_ERROR_CONTEXT, "branches behind a token beyond the context");
+  outputs.hidden = rows.data();
+  expect(joined() == QWEN35_ERROR_ARGUMENT, "hidden states of branches");
   expect_ok(status({room, room}, 1), "branches up to the end of the context");
   expect(qwen35_session_position(session.get()) == full.size(), "the position is as before");
   kept = qwen35_session_logits(session.get());
@@ -314,6 +369,10 @@ int main(int argc, char **argv) {
     check_two_sessions(model.get(), tokens, expected);
     check_many_sessions(model.get(), tokens, expected);
     check_branches(model.get(), tokens, expected);
+    for (const uint32_t n : {2u, 30u, 60u}) {  // the last are too many for the pass
+      check_joined_branches(model.get(), tokens, kBatch, n);
+      check_joined_branches(model.get(), tokens, 256, n);
+    }
     check_branch_errors(model.get(), tokens);
     check_cancel(model.get(), tokens, expected);
     check_early_cancel(model.get(), tokens);

@@ -243,6 +243,19 @@ void generate(const qwen35_model *model, qwen35_session *session, uint32_t n_voc
     return qwen35_session_branch(session, results->tokens.data(), lengths, 2, nullptr, rows.data());
   });
   results->logits.insert(results->logits.end(), rows.begin(), rows.end());
+  // The same in the pass of tokens before them, which are a prompt's on every tier.
+  const std::vector<int32_t> more(9, results->tokens[0]);
+  rows.resize(4ull * n_vocab);
+  qwen35_outputs joined = {};
+  joined.struct_size = sizeof joined;
+  joined.logits = rows.data();
+  joined.n_branches = 2;
+  joined.branch_lengths = lengths;
+  joined.branch_tokens = results->tokens.data();
+  attempt("eval with branches", [&] {
+    return qwen35_session_eval(session, more.data(), more.size(), &joined, nullptr, nullptr);
+  });
+  results->logits.insert(results->logits.end(), rows.begin(), rows.end());
   attempt("finish", [&] { return qwen35_stream_finish(stream.get(), &text, &length); });
   results->text.append(text, length);
 }

@@ -20,7 +20,8 @@ import pytest
 
 from qwen35cpp import AsyncLlama, ContextTooLong, Field, InvalidArgument, Llama
 from qwen35cpp.cli import main
-from qwen35cpp.decisions.labels import label_logprobs
+from qwen35cpp.decisions import labels as decided
+from qwen35cpp.decisions.labels import LabelTree
 from qwen35cpp.decisions.table import decide_table
 from qwen35cpp.errors import FileError
 from qwen35cpp.vision import Picture
@@ -55,7 +56,36 @@ def _logprob(llm: Llama, prompt: list[int], continuation: list[int]) -> float:
 WORDS = ["red", "red lamp", "red lamp post", "blue", "blue box", "the old man", "the old map", "a"]
 
 
-def test_probabilities_are_those_of_the_labels_as_answers(tiny: Llama) -> None:
+def _rated(llm: Llama, prompt: list[int], every: bool) -> list[float]:
+    """Log-probabilities of WORDS behind a prompt."""
+    ids = [llm.tokenize(word) for word in WORDS]
+    tree = LabelTree(ids, llm.tokenize("<|im_end|>", special=True)[0], llm.n_vocab())
+    with llm._engine.hold() as held:
+        held.slot.begin(prompt, branches=tree.branches)
+        found = tree.rate(held.slot, every=every)
+        assert held.slot.position == len(prompt)  # where it was
+    return found
+
+
+@pytest.mark.parametrize("n_batch", [512, 32])
+def test_labels_together_are_what_they_are_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, n_batch: int
+) -> None:
+    with Llama.tiny(n_ctx=512, n_batch=n_batch, prefix_cache=False) as llm:
+        ask = [{"role": "user", "content": "Which one? Choose one: " + ", ".join(WORDS) + "."}]
+        prompt = llm.render_chat(ask, think=False).ids
+        # Read in whole, up to a batch's end, and a single token behind one.
+        for n in (len(prompt), len(prompt) // 32 * 32, len(prompt) // 32 * 32 + 1):
+            together = _rated(llm, prompt[:n], every=False)
+            with monkeypatch.context() as patch:
+                patch.setattr(decided, "_MOST", 0)
+                alone = _rated(llm, prompt[:n], every=True)
+            np.testing.assert_allclose(together, alone, atol=0.2)
+
+
+def test_probabilities_are_those_of_the_labels_as_answers(
+    tiny: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask = [{"role": "user", "content": "Which one? Choose one: " + ", ".join(WORDS) + "."}]
     prompt = tiny.render_chat(ask, think=False).ids
     end = tiny.tokenize("<|im_end|>", special=True)
@@ -64,18 +94,16 @@ def test_probabilities_are_those_of_the_labels_as_answers(tiny: Llama) -> None:
         tokens = tiny.tokenize(word)
         begins = any(tiny.tokenize(x)[: len(tokens)] == tokens for x in WORDS if x != word)
         expected.append(_logprob(tiny, prompt, tokens + (end if begins else [])))
-    with tiny._engine.hold() as held:
-        slot = held.slot
-        slot.begin(prompt)
-        ids = [tiny.tokenize(word) for word in WORDS]
-        found = label_logprobs(slot, ids, end[0], tiny.n_vocab(), every=True)
-        assert slot.position == len(prompt)  # where it was
-        pruned = label_logprobs(slot, ids, end[0], tiny.n_vocab())
+    found = _rated(tiny, prompt, every=True)
+    again = _rated(tiny, prompt, every=False)  # behind what is known
+    monkeypatch.setattr(decided, "_MOST", 2)
+    pruned = _rated(tiny, prompt, every=False)
     # Tokens of a prompt and single ones may be rounded in other ways (AMX).
     np.testing.assert_allclose(found, expected, atol=0.2)
+    np.testing.assert_allclose(found, again, atol=0.2)
     for exact, bound in zip(found, pruned, strict=True):
-        assert bound >= exact - 1e-3
-        assert bound == pytest.approx(exact, abs=1e-3) or bound < max(found) + math.log(1e-4)
+        assert bound >= exact - 0.2
+        assert bound == pytest.approx(exact, abs=0.2) or bound < max(found) + math.log(1e-4)
     decision = tiny.decide(ask, word=Field(WORDS, ""))
     shares = np.exp(found) / np.exp(found).sum()
     np.testing.assert_allclose(list(decision.probabilities["word"].values()), shares, atol=1e-3)

@@ -15,7 +15,7 @@ from ..chat.vocabulary import IM_END
 from ..errors import ContextTooLong, InvalidArgument
 from ..types import Record, Timings, Usage
 from .fields import Asked
-from .labels import label_logprobs
+from .labels import LabelTree
 
 if TYPE_CHECKING:
     from .._request import Progress
@@ -140,30 +140,35 @@ class Decider:
         with self._engine.hold(shared) as held:
             slot = held.slot
             started = time.perf_counter()
-            cached = slot.begin(shared, progress, spans)
+            tree = self._tree(0) if len(ids) == 1 else None
+            branches = None if tree is None else tree.branches
+            cached = slot.begin(shared, progress, spans, branches=branches)
             rest = [tokens[len(shared) :] for tokens in ids]
-            scores = self._branch(slot, rest)
+            scores = self._branch(slot, rest) if tree is None else [self._score(slot, tree, 0)]
             seconds = time.perf_counter() - started - slot.waited
         total = len(shared) + sum(map(len, rest))
         return scores, Usage(total, 0, cached), Timings(seconds, 0.0, total - cached, 0)
 
     def _branch(self, slot: Slot, rest: Sequence[list[int]]) -> list[list[float]]:
         """The labels behind the question of each field; the slot comes back to the text."""
-        mark = slot.mark() if len(rest) > 1 else None
+        mark = slot.mark()
         scores = []
-        for index, (labels, tokens) in enumerate(zip(self._labels, rest, strict=True)):
-            if mark is not None:
-                if index:
-                    slot.return_to(mark)
-                slot.eval(tokens)
-            every = self._options.length_normalize
-            row = label_logprobs(slot, labels, self._end, self._engine.info.n_vocab, every=every)
-            if self._options.length_normalize:
-                row = [x / len(label) for x, label in zip(row, labels, strict=True)]
-            scores.append(row)
-        if mark is not None:
+        for field, tokens in enumerate(rest):
+            tree = self._tree(field)
+            slot.eval(tokens, tree.branches.outputs(len(tokens)))
+            scores.append(self._score(slot, tree, field))
             slot.return_to(mark)
         return scores
+
+    def _tree(self, field: int) -> LabelTree:
+        return LabelTree(self._labels[field], self._end, self._engine.info.n_vocab)
+
+    def _score(self, slot: Slot, tree: LabelTree, field: int) -> list[float]:
+        """The labels of a field, with whose question their branches were evaluated."""
+        fair = self._options.length_normalize
+        row = tree.rate(slot, every=fair)
+        lengths = map(len, self._labels[field])
+        return [x / n for x, n in zip(row, lengths, strict=True)] if fair else row
 
     def _check_room(self, prompts: Sequence[Sequence[int]]) -> None:
         for tokens, labels in zip(prompts, self._labels, strict=True):

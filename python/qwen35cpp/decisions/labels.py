@@ -2,8 +2,9 @@
 
 Labels share a tree of their tokens. A node's children are rated with the logits behind the node;
 those behind the prompt are there already, so that labels of one token cost nothing more. The others
-are continuations of the prompt, which are evaluated together. The likely nodes come first: what
-cannot reach a ten-thousandth of the best label is left at its upper bound.
+are continuations of the prompt, which are evaluated in the pass that reads its end, as long as they
+have few tokens together. Else the likely nodes come first, some at a time: what cannot reach a
+ten-thousandth of the best label is left at its upper bound.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._handles import MAX_BRANCH, Outputs
+from .._handles import MAX_BRANCH, Branches, Outputs
 from .score import log_mass
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ class _Node:
         for token, child in self.children.items():
             child.logprob = base + float(logits[token])
 
+    @property
+    def is_rated(self) -> bool:
+        """Whether the children are."""
+        return not math.isnan(next(iter(self.children.values())).logprob)
+
+    def begun(self) -> list[_Node]:
+        """The children that labels go on from."""
+        return [child for child in self.children.values() if child.children]
+
     def leaves(self) -> Iterator[_Node]:
         """The whole labels below, or this one."""
         if not self.children:
@@ -48,39 +58,74 @@ class _Node:
             yield from child.leaves()
 
 
-def label_logprobs(
-    slot: Slot, labels: Sequence[Sequence[int]], end: int, n_vocab: int, *, every: bool = False
-) -> list[float]:
-    """The natural logarithm of each label's probability as the beginning of an answer.
+class LabelTree:
+    """The labels of a field, to be rated behind one prompt."""
 
-    A label that another one begins with counts together with the end of the answer.
+    def __init__(self, labels: Sequence[Sequence[int]], end: int, n_vocab: int) -> None:
+        """A label that another one begins with counts together with the end of the answer.
 
-    Args:
-        slot: held, with the logits behind the prompt kept; it comes back to there.
-        labels: token ids, all different, none empty.
-        end: the token that ends an answer.
-        n_vocab: rows of the logits.
-        every: rate all labels in full, however unlikely they are.
-    """
-    root = _Node((), 0.0)
-    leaves = [_insert(root, path) for path in _told_apart(labels, end)]
-    root.rate(slot.logits(n_vocab))
-    waiting = [node for node in root.children.values() if node.children]
+        Args:
+            labels: token ids, all different, none empty.
+            end: the token that ends an answer.
+            n_vocab: rows of the logits.
+        """
+        self._root = _Node((), 0.0)
+        self._leaves = [_insert(self._root, path) for path in _told_apart(labels, end)]
+        paths = _paths(self._root)
+        if sum(map(len, paths)) > _MOST:
+            paths = []
+        self._ahead: list[_Node] = []  # the nodes that have a row then
+        seen = set()
+        want = bytearray()
+        for path in paths:
+            for node in path:
+                want.append(node.path not in seen)
+                if want[-1]:
+                    seen.add(node.path)
+                    self._ahead.append(node)
+        logits = np.empty((1 + len(self._ahead), n_vocab), np.float32)
+        self.branches = Branches([path[-1].path for path in paths], bytes(want), logits)
+
+    def rate(self, slot: Slot, *, every: bool = False) -> list[float]:
+        """The natural logarithm of each label's probability as the beginning of an answer.
+
+        Args:
+            slot: held behind the prompt, with which `branches` were evaluated; it comes back there.
+            every: rate all labels in full, however unlikely they are.
+        """
+        nodes = [self._root, *self._ahead]
+        for node, logits in zip(nodes, self.branches.logits, strict=True):
+            node.rate(logits)
+        waiting = [node for parent in nodes for node in parent.begun() if not node.is_rated]
+        n_vocab = self.branches.logits.shape[1]
+        while waiting:
+            best = max((x.logprob for x in self._leaves if x.logprob <= 0), default=-math.inf)
+            waiting.sort(key=lambda node: node.logprob, reverse=True)
+            if not every and waiting[0].logprob < best + _NEGLIGIBLE:
+                break
+            # What a step takes at once costs little more than its first token; the rest may turn
+            # out negligible meanwhile.
+            chains = _batch(waiting, _MOST if every else MAX_BRANCH)
+            _explore(slot, chains, n_vocab)
+            waiting = waiting[len(chains) :]
+            waiting += [node for chain in chains for node in chain[-1].begun()]
+        for node in waiting:
+            for leaf in node.leaves():
+                leaf.logprob = node.logprob
+        return [leaf.logprob for leaf in self._leaves]
+
+
+def _paths(root: _Node) -> list[list[_Node]]:
+    """The nodes on the way to each from which no other one is begun, as far as a branch may go."""
+    paths: list[list[_Node]] = []
+    waiting = [[node] for node in root.begun()]
     while waiting:
-        best = max((leaf.logprob for leaf in leaves if leaf.logprob <= 0), default=-math.inf)
-        waiting.sort(key=lambda node: node.logprob, reverse=True)
-        if not every and waiting[0].logprob < best + _NEGLIGIBLE:
-            break
-        # What a step takes at once costs little more than its first token; the rest may turn out
-        # negligible meanwhile.
-        chains = _batch(waiting, _MOST if every else MAX_BRANCH)
-        _explore(slot, chains, n_vocab)
-        waiting = waiting[len(chains) :]
-        waiting += [n for chain in chains for n in chain[-1].children.values() if n.children]
-    for node in waiting:
-        for leaf in node.leaves():
-            leaf.logprob = node.logprob
-    return [leaf.logprob for leaf in leaves]
+        path = waiting.pop()
+        further = path[-1].begun() if len(path) < MAX_BRANCH else []
+        waiting += [[*path, node] for node in further]
+        if not further:
+            paths.append(path)
+    return paths
 
 
 def _told_apart(labels: Sequence[Sequence[int]], end: int) -> list[tuple[int, ...]]:

@@ -80,7 +80,9 @@ def _logprobs(slot: Slot, continuation: Sequence[int], n_vocab: int) -> list[flo
 def log_mass(logits: Floats) -> float:
     """log(sum(exp(logits))), float32 [n_vocab]."""
     top = float(logits.max())
-    return top + math.log(float(np.exp(logits - top).sum(dtype=np.float64)))
+    weights = logits - top
+    np.exp(weights, out=weights)
+    return top + math.log(float(weights.sum()))
 
 
 def logprob(logits: Floats, token: int) -> float:
