@@ -33,7 +33,7 @@ class TowerShape:
     quantized: bool  # so that activations are kept in 8 bits too
 
     def scratch(self, n_patches: int) -> int:
-        """Bytes that encoding a picture takes, but for some kilobytes of each thread.
+        """Bytes that encoding a picture takes, but for less than a megabyte of each thread.
 
         See VisionForward::scratch_floats and CpuBackend::vision_bytes.
         """
@@ -44,7 +44,7 @@ class TowerShape:
         return floats + (n_patches * wide * 13 // 4 if self.quantized else 0)
 
     def _packed(self, n_patches: int) -> int:
-        """Bytes of what is multiplied as bf16: the input of products, or keys and values."""
+        """Bytes of what is multiplied as bf16: inputs in two parts, or keys and values."""
         inputs = (
             (n_patches, self.n_ff),
             (n_patches, self.n_embd),
@@ -53,7 +53,7 @@ class TowerShape:
         rows = max(_up(min(n, _PACKED_ROWS), 16) * _up(k, 32) for n, k in inputs)
         head = _up(n_patches, 256) * 2 * _up(self.head_dim, 32)
         heads = max(1, min(self.n_embd // self.head_dim, _PACKED_KEYS // (2 * head)))
-        return 2 * max(rows, heads * head)
+        return 2 * max(2 * rows, heads * head)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_the_header_says_what_the_engine_takes(
             for height, width in ((512, 512), (2048, 1024)):
                 scratch = tower._handle.scratch(height, width)
                 guess = header.tower.scratch(height * width // 256)
-                assert guess <= scratch <= guess + MB
+                assert guess <= scratch <= guess + MB * llm.n_threads
     assert Header.read(bytes(paths[0])).tower is not None
 
 
