@@ -268,7 +268,7 @@ def test_the_model_reads_the_end_put_to_its_thought(tiny: Llama) -> None:
     answered = answer.tokens.index(special(tiny, "</think>")) + 1 + len(tiny.tokenize("\n\n"))
     tiny.reset()
     told = tiny.render_chat(messages, think=True).ids + answer.tokens[:answered]
-    # No more than two: what the bias leaves has near ties, and prompts may be rounded in another way
+    # No more than two: what the bias leaves has near ties, and prompts may be rounded otherwise
     # than single tokens (AMX).
     went_on = tiny.generate(told, max_tokens=2, **options)
     assert went_on.tokens == answer.tokens[answered : answered + 2]
