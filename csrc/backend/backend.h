@@ -46,8 +46,8 @@ struct LinearJob {
   const Matrix *w;    // (rows, k)
   float *y;           // [n, rows]
   uint64_t y_stride;  // floats between the rows of y
-  bool rounded =
-      false;  // whether weights of 16 bits may be rounded to bf16; the input is split then
+  // Whether weights of 16 bits may be rounded to bf16; the input is split in two parts then.
+  bool rounded = false;
 };
 
 // A matrix with outputs that lie row after row.
