@@ -153,21 +153,19 @@ void softmax_right(const float *s, uint32_t k, float *m, float *l, float *shrink
     for (; i < k; i++) top[0] = _mm512_max_ps(top[0], _mm512_loadu_ps(s + i * kCols + c));
     const __m512 peak = _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3]));
     const __m512 zero = _mm512_mul_ps(peak, log2e);
+    const auto weight = [&](uint32_t row) {
+      return power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(s + row * kCols + c), log2e, zero));
+    };
     __m512 even = _mm512_setzero_ps(), odd = even;
     const uint32_t pairs = tiles_of(k) * kSide;
     for (i = 0; i < k / 2; i++, out += kDepth) {
-      const float *row = s + 2 * i * kCols + c;
-      const __m512 a = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(row), log2e, zero));
-      const __m512 b = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(row + kCols), log2e, zero));
+      const __m512 a = weight(2 * i), b = weight(2 * i + 1);
       _mm512_storeu_si512(out, pairs_of(a, b));
       even = _mm512_add_ps(even, a);
       odd = _mm512_add_ps(odd, b);
     }
     for (; i < pairs; i++, out += kDepth) {
-      __m512 a = _mm512_setzero_ps();
-      if (2 * i < k) {
-        a = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(s + 2 * i * kCols + c), log2e, zero));
-      }
+      const __m512 a = 2 * i < k ? weight(2 * i) : _mm512_setzero_ps();
       _mm512_storeu_si512(out, pairs_of(a, _mm512_setzero_ps()));
       even = _mm512_add_ps(even, a);
     }
