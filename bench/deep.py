@@ -81,10 +81,10 @@ def main() -> None:
     for depth in depths:
         fill(session, depth)
         steps = []
+        token = 0
         for _ in range(args.tokens):
             start = time.perf_counter()
-            token, _logprob = session.decode((), greedy, (), 1)[0]
-            session.eval([token])
+            token = session.decode((token,), greedy, (), 1)[0][0]
             steps.append(time.perf_counter() - start)
         step = sorted(steps)[len(steps) // 2]
         now, peak = resident()

@@ -27,10 +27,10 @@ def decode(model: _handles.Model, streams: int, tokens: int) -> float:
             model, _handles.Sampling(temperature=0.0), seed=0, n_logprobs=None, logit_bias={}
         )
         session.eval(list(range(1, PROMPT + 1)))
+        token = 0
         barrier.wait()
         for _ in range(tokens):
-            ((token, _logprob),) = session.decode([], greedy, [], 1)
-            session.eval([token])
+            token = session.decode((token,), greedy, (), 1)[0][0]
         barrier.wait()
 
     threads = [threading.Thread(target=work, args=(session,)) for session in sessions]

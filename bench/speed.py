@@ -68,12 +68,15 @@ def measure_ours(path: str, depths: list[int], prompt: int, new: int, threads: i
             start = time.perf_counter()
             session.eval(ids)
             spent.append(time.perf_counter() - start)
+        token = session.decode((), greedy, (), 1)[0][0]
+        saved = model.head_statistics().bytes_saved
         start = time.perf_counter()
         for _ in range(new):
-            token, _logprob = session.decode((), greedy, (), 1)[0]
-            session.eval([token])
+            token = session.decode((token,), greedy, (), 1)[0][0]
         decode = time.perf_counter() - start
-        print(json.dumps({"depth": depth, "prefill": prompt / min(spent), "decode": new / decode}))
+        saved = model.head_statistics().bytes_saved - saved
+        found = {"depth": depth, "prefill": prompt / min(spent), "decode": new / decode}
+        print(json.dumps({**found, "bytes": model.info.step_bytes - saved / new}))
     session.close()
     model.close()
 
@@ -135,7 +138,7 @@ def at_the_start(runner: Runner, path: str) -> Iterator[Row]:
     macs = info.step_macs - head * (1 - 1 / arguments.prompt)
     work = {
         "prefill": 2 * macs / statistics.median(ops),
-        "decode": info.step_bytes / statistics.median(reads),
+        "decode": statistics.median(r["bytes"] for r in found[OURS]) / statistics.median(reads),
     }
     for what, label in (("prefill", f"pp{arguments.prompt}"), ("decode", f"tg{arguments.new}")):
         medians = {e: statistics.median(r[what] for r in rows) for e, rows in found.items()}

@@ -144,3 +144,7 @@ qwen35_status qwen35_token_bytes(const qwen35_model *model, int32_t token, const
   if (type != nullptr) *type = static_cast<int32_t>(model->tokenizer.type(token));
   return kOk;
 }
+
+void qwen35_model_head_statistics(qwen35_model *model, qwen35_head_stats *out) {
+  if (model != nullptr && out != nullptr) model->batcher.head_stats(out);
+}

@@ -182,7 +182,7 @@ void qwen35_session_memory(const qwen35_session *session, uint64_t *reserved, ui
   if (committed != nullptr) *committed = session->state.committed_bytes() + scratch;
 }
 
-const float *qwen35_session_logits(const qwen35_session *session) {
+const float *qwen35_session_logits(qwen35_session *session) {
   return session == nullptr || !session->has_logits ? nullptr : session->kept();
 }
 

@@ -55,6 +55,11 @@ inline LinearJob linear_job(const Matrix &w, float *y) {
   return {&w, y, w.rows};
 }
 
+// The n largest of the rows before `end`; n = 0: all rows.
+struct TopRows {
+  uint32_t n = 0, end = UINT32_MAX;
+};
+
 // Gated attention of one layer over its cache.
 struct AttentionArgs {
   uint32_t n;
@@ -164,6 +169,10 @@ class Backend {
   // Every job's y = x * w^T. x: [n, k]
   virtual void linear(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
                       uint32_t n_jobs) = 0;
+  // As linear() with one job, but of each token only the products that are among the largest of the
+  // rows before top.end need be right: others may be any value below those.
+  virtual void linear_top(const float *x, uint32_t n, uint32_t k, const LinearJob &job,
+                          const TopRows &top) = 0;
   // gate = silu(gate) * up. [n, dim]
   virtual void silu_mul(float *gate, const float *up, uint32_t n, uint32_t dim) = 0;
   virtual void attention(const AttentionArgs &args) = 0;

@@ -259,7 +259,7 @@ QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, co
                                                      void *user);
 /* The logits that the last eval kept, [n_vocab], valid until the next call with the session; NULL
  * when it kept none. */
-QWEN35_API const float *qwen35_session_logits(const qwen35_session *session);
+QWEN35_API const float *qwen35_session_logits(qwen35_session *session);
 /* Makes the eval now running on `session` (any thread) return ERROR_CANCELLED soon, or the next one
  * when none runs. A batch of at most 8 tokens, and the logits of a batch, are finished first: when
  * that was the last of its eval, the request counts for the next one. */
@@ -451,6 +451,21 @@ QWEN35_API qwen35_status qwen35_session_decode(qwen35_session *session, const in
                                                const int32_t *stop_tokens, size_t n_stop,
                                                const qwen35_limits *limits, qwen35_sample *out,
                                                size_t max, size_t *n_out);
+/* How qwen35_session_decode() reads the output head where a draw looks at nothing but the largest
+ * logits: greedy, or with top_k, and without log-probabilities and limits. The high bits of all
+ * rows (of Q6_K, on CPUs with AVX-512) then say which groups of 16 rows can have them, and only
+ * those are read whole: the logits that count have the same bits. Where the low bits turn out to be
+ * less random than that takes them for, the whole head is read after all. Sums over all sessions of
+ * the model. */
+typedef struct qwen35_head_stats {
+  uint64_t looks;      /* passes that took a first look */
+  uint64_t groups;     /* they looked at */
+  uint64_t read;       /* of these, whole */
+  uint64_t vain;       /* looks that left too many groups, so that everything was read */
+  uint64_t repairs;    /* looks that could not be trusted: the same */
+  int64_t bytes_saved; /* of weights, which were not read */
+} qwen35_head_stats;
+QWEN35_API void qwen35_model_head_statistics(qwen35_model *model, qwen35_head_stats *out);
 /* Undoes the last n tokens that the last qwen35_session_decode() drew, with this sampler, as if
  * they had never been drawn: for a caller that goes on otherwise. Nothing else may have happened to
  * session and sampler since. */

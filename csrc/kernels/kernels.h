@@ -43,6 +43,35 @@ struct GemvArgs {
 };
 using GemvFn = void (*)(const GemvArgs &);
 
+// What the high bits h of a weight say of it, by the scale of its group: weight = step * h - min
+// and something of this variance.
+struct HighBits {
+  float step, min, variance;
+};
+
+// A first look at products of woven rows, from the high bits of their weights alone where those lie
+// apart: a part of the bytes says which rows cannot have large products.
+struct ScreenArgs {
+  const uint8_t *w;  // woven, the first of a group of 16 rows
+  uint64_t row_bytes;
+  uint32_t rows;  // whole groups
+  uint32_t k;
+  uint32_t n_cols;  // up to kGemvMaxCols
+  HighBits bits;
+  ActQ8 act;
+  const float *energy;  // [n_cols, k/16] the sum of the squares of 16 activations
+  float *y;             // [n_cols, rows] at y_stride: expected products
+  uint64_t y_stride;
+  // If what is missing of the weights is independent, a product lies around its y with a standard
+  // deviation that the row's scales tell: [n_cols, rows] at y_stride, or null.
+  float *deviation;
+  float sure;
+  // [n_cols, rows/16] at group_stride, of each group the largest y, and y + sure * deviation.
+  float *best, *bound;
+  uint64_t group_stride;
+};
+using ScreenFn = void (*)(const ScreenArgs &);
+
 // Shape of one panel: weights of panel_rows rows, unpacked to int8 with float scales.
 struct PanelShape {
   uint32_t k;
@@ -117,6 +146,9 @@ struct Kernels {
   // By DType number: how matrices are woven for gemv and pack_panel, which take plain rows as well.
   // Null: this tier wants them as in the file.
   WeaveFn weave[32];
+
+  // By DType number; null: the high bits do not lie apart, or the tier has no use for them.
+  ScreenFn screen[32];
 
   // ---- many tokens: integer panels (private layout of the tier)
   uint32_t panel_rows;   // rows in a panel

@@ -238,9 +238,9 @@ void TextForward::final_states(const TextModel &model, Backend *backend, uint32_
 }
 
 void TextForward::logits(const TextModel &model, Backend *backend, const float *hidden,
-                         uint32_t n_rows, float *logits) {
+                         uint32_t n_rows, const TopRows &top, float *logits) {
   const LinearJob head = linear_job(model.weights.output, logits);
-  backend->linear(hidden, n_rows, model.config.n_embd, &head, 1);
+  backend->linear_top(hidden, n_rows, model.config.n_embd, head, top);
 }
 
 }  // namespace q35

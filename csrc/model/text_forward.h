@@ -60,9 +60,9 @@ class TextForward {
   // The same for n tokens from `first` on.
   void final_states(const TextModel &model, Backend *backend, uint32_t first, uint32_t n,
                     float *hidden);
-  // Logits of rows of hidden states. logits: [n_rows, n_vocab].
+  // Logits of rows of hidden states, see Backend::linear_top. logits: [n_rows, n_vocab].
   static void logits(const TextModel &model, Backend *backend, const float *hidden, uint32_t n_rows,
-                     float *logits);
+                     const TopRows &top, float *logits);
 
   // Brings what is logged into the recurrent states.
   static void apply_log(const TextModel &model, Backend *backend, SequenceState *state);

@@ -28,6 +28,12 @@ uint32_t logit_rows(const Job &job) {
   return job.last_logits != nullptr ? 1 : 0;
 }
 
+// What satisfies both.
+TopRows widest(const TopRows &a, const TopRows &b) {
+  if (a.n == 0 || b.n == 0) return {};
+  return {a.n > b.n ? a.n : b.n, a.end > b.end ? a.end : b.end};
+}
+
 }  // namespace
 
 void Batcher::Queue::push(Job *job) {
@@ -46,6 +52,7 @@ Status Batcher::reserve(uint32_t max_tokens) {
   if (max_tokens <= max_tokens_) return kOk;
   const Config &c = model_.config;
   Q35_TRY(backend_.reserve(c, max_tokens));
+  Q35_TRY(backend_.reserve_screen(model_.weights.output));
   Q35_TRY(forward_.reserve(c, max_tokens));
   Q35_TRY(rows_.reserve(max_tokens));
   Q35_TRY(hidden_.resize(static_cast<uint64_t>(max_tokens) * c.n_embd));
@@ -88,6 +95,11 @@ bool Batcher::crowded(const SequenceState *state) {
     if (recent_[i] != state) return true;
   }
   return false;
+}
+
+void Batcher::head_stats(qwen35_head_stats *out) {
+  const Exclusive threads(this);
+  *out = backend_.screen().stats;
 }
 
 Batcher::Exclusive::Exclusive(Batcher *batcher) : batcher_(batcher) {
@@ -283,7 +295,7 @@ void Batcher::give_logits(const Job &job) {
   const uint64_t last = uint64_t{own} - 1;
   if (job.logits != nullptr) {
     const auto give = [&](uint64_t first, uint32_t n) {
-      TextForward::logits(model_, &backend_, hidden_.data() + first * n_embd, n,
+      TextForward::logits(model_, &backend_, hidden_.data() + first * n_embd, n, job.top,
                           job.logits + first * n_vocab);
     };
     if (job.n_branch_rows == 0) {
@@ -303,7 +315,8 @@ void Batcher::give_logits(const Job &job) {
       std::memcpy(job.last_logits, job.logits + last * n_vocab, sizeof(float) * n_vocab);
     }
   } else if (job.last_logits != nullptr) {
-    TextForward::logits(model_, &backend_, hidden_.data() + last * n_embd, 1, job.last_logits);
+    TextForward::logits(model_, &backend_, hidden_.data() + last * n_embd, 1, job.top,
+                        job.last_logits);
   }
 }
 
@@ -313,15 +326,17 @@ void Batcher::share_logits(const Job *const *jobs, uint32_t n) {
   float *wanted = hidden_.data();  // rows move up, over those without logits
   const float *hidden = hidden_.data();
   uint32_t count = 0;
+  TopRows top = jobs[0]->top;
   for (uint32_t i = 0; i < n; i++) {
     const uint32_t n_rows = jobs[i]->n_rows, rows = logit_rows(*jobs[i]);
+    if (rows != 0) top = widest(top, jobs[i]->top);
     std::memmove(wanted + count * n_embd, hidden + (n_rows - rows) * n_embd,
                  sizeof(float) * rows * n_embd);
     count += rows;
     hidden += n_rows * n_embd;
   }
   if (count == 0) return;
-  TextForward::logits(model_, &backend_, wanted, count, logits_.data());
+  TextForward::logits(model_, &backend_, wanted, count, top, logits_.data());
   const float *logits = logits_.data();
   for (uint32_t i = 0; i < n; i++) {
     const Job &job = *jobs[i];

@@ -30,6 +30,7 @@ struct Job {
   float *hidden_sum = nullptr;   // [n_embd]: the sum of the hidden rows is added, or null
   float *logits = nullptr;       // [n_rows, n_vocab] or null
   float *last_logits = nullptr;  // [n_vocab] of the segment's last row, or null
+  TopRows top;                   // the logits that have to be right
   float *states = nullptr;       // [n, n_embd] after the final norm, of all tokens, or null
   // The tokens are the sampler's, and drafts: a step, each token to the bits that it has alone.
   bool drawn = false;
@@ -62,6 +63,8 @@ class Batcher {
   // is as before. Segments of up to kGemvMaxCols tokens are not interrupted once they run. Branches
   // are not shared with other sessions, and n_logged of their state must be 0.
   [[nodiscard]] Status run(Job *job);
+  // See qwen35_model_head_statistics().
+  void head_stats(qwen35_head_stats *out);
   // Whether n given tokens are read as many at once, and not as a step: then company in their pass
   // changes no bit of them.
   bool reads_as_many(uint32_t n) const;

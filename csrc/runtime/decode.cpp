@@ -27,6 +27,7 @@ Status qwen35_session::decode(const int32_t *tokens, size_t n, const q35::Draws 
       return fail(QWEN35_ERROR_ARGUMENT, "no logits to sample from: evaluate tokens first");
     }
     if (drafter.enabled()) Q35_TRY(drafter.add_text(tokens, n));
+    complete_logits();
     const Status status = draw_row(kept_row, nullptr, 0, draws);
     if (draws.limits != nullptr) draws.sampler->allow_all();
     Q35_TRY(status);
@@ -41,7 +42,7 @@ Status qwen35_session::decode(const int32_t *tokens, size_t n, const q35::Draws 
   int32_t row[1 + q35::kMaxDrafts];
   std::copy(tokens, tokens + n, row);
   if (!drafter.enabled()) {
-    Q35_TRY(check_drafts(row, certain, 0));
+    Q35_TRY(check_drafts(row, certain, 0, draws));
     return draw_rows(row, certain, 0, draws);
   }
   const double begin = now();
@@ -55,7 +56,7 @@ Status qwen35_session::decode(const int32_t *tokens, size_t n, const q35::Draws 
                                           static_cast<uint32_t>(room), draws.limits, &n_drafts);
   std::copy(drafts, drafts + n_drafts, row + n);
   const double start = now();
-  Q35_TRY(check_drafts(row, certain, n_drafts));
+  Q35_TRY(check_drafts(row, certain, n_drafts, draws));
   if (!crowded) drafter.note_pass(certain + n_drafts, now() - start);
   Q35_TRY(draw_rows(row, certain, n_drafts, draws));
   if (!crowded) drafter.note_round(certain, n_drawn, now() - begin);
@@ -63,8 +64,9 @@ Status qwen35_session::decode(const int32_t *tokens, size_t n, const q35::Draws 
 }
 
 // One pass over n tokens and the drafts behind them. Leaves the logits of the last token and of
-// every draft in kept_logits.
-Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n, uint32_t n_drafts) {
+// every draft in kept_logits, as far as the draws look at them.
+Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n, uint32_t n_drafts,
+                                    const q35::Draws &draws) {
   uint32_t rows[1 + q35::kMaxDrafts];
   for (uint32_t i = 0; i <= n_drafts; i++) rows[i] = n - 1 + i;
   q35::Job job;
@@ -74,8 +76,12 @@ Status qwen35_session::check_drafts(const int32_t *tokens, uint32_t n, uint32_t 
   job.rows = rows;
   job.n_rows = 1 + n_drafts;
   job.logits = kept_logits.data();
+  if (draws.limits == nullptr) job.top = draws.sampler->looks_at(1 + n_drafts);
+  job.hidden = kept_hidden_.data();
   job.states = states();
   has_logits = false;
+  only_top_ = job.top.n != 0;
+  complete_row_ = UINT32_MAX;
   return model->batcher.run(&job);
 }
 

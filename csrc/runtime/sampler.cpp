@@ -180,6 +180,31 @@ Status Sampler::take_back(uint32_t n) {
   return kOk;
 }
 
+// Penalties and biases that lower a row let the next best take its place, so as many more rows are
+// needed; where they may raise one, all are.
+TopRows Sampler::looks_at(uint32_t draws) const {
+  const bool greedy = params_.temperature == 0.0f;
+  const bool raises =
+      params_.presence_penalty < 0.0f || params_.frequency_penalty < 0.0f ||
+      params_.repetition_penalty < 1.0f ||
+      std::any_of(bias_.begin(), bias_.end(), [](const Bias &bias) { return bias.value > 0.0f; });
+  if (params_.n_logprobs >= 0 || !allowed_.empty() || raises || (!greedy && params_.top_k == 0)) {
+    return {};
+  }
+  size_t n = greedy ? 1 : static_cast<size_t>(params_.top_k);
+  n += bias_.size();
+  if (has_penalties_) n += seen_.size() + draws;
+  // Most banned rows are the last ones.
+  size_t n_last = 0;
+  while (n_last < banned_.size() &&
+         banned_[banned_.size() - 1 - n_last] == n_vocab_ - 1 - static_cast<int32_t>(n_last)) {
+    n_last++;
+  }
+  n += banned_.size() - n_last;
+  return {static_cast<uint32_t>(n),
+          static_cast<uint32_t>(n_vocab_) - static_cast<uint32_t>(n_last)};
+}
+
 Status Sampler::sample(const float *logits, qwen35_sample *out) {
   scan_.begin(logits);
   const float raw_max = scan_.max();

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "backend/backend.h"
 #include "base/array.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -49,6 +50,10 @@ class Sampler {
   // vocabulary: no allowed tokens, bias, penalty, temperature or cut. With n_logprobs -1 they are
   // not computed and out->logprob is NaN: that saves a pass over the vocabulary.
   [[nodiscard]] Status sample(const float *logits, qwen35_sample *out);
+
+  // Which logits the next `draws` calls of sample() look at: the largest of the rows that may be
+  // drawn. They must be right; others may be anything below them.
+  TopRows looks_at(uint32_t draws) const;
 
   // Undoes the last n draws, nothing accepted since, at most kUndo of them.
   [[nodiscard]] Status take_back(uint32_t n);

@@ -87,7 +87,8 @@ Status estimate_session(qwen35_model *model, int32_t n_threads, const qwen35_ses
     Q35_TRY(make_scratch(sizes, &batcher, &scratch));
   }
   const uint64_t recurrent = sizeof(float) * state.recurrent_count();
-  const uint64_t logits = sizeof(float) * kept_rows(sizes) * model->config.n_vocab;
+  const uint64_t logits =
+      sizeof(float) * kept_rows(sizes) * (uint64_t{model->config.n_vocab} + model->config.n_embd);
   const uint64_t states = sizes.mtp ? sizeof(float) * sizes.n_batch * model->config.n_embd : 0;
   *out = {state.token_bytes(), state.token_bytes() * sizes.n_ctx, recurrent,
           scratch + recurrent + logits + states + state.draft_bytes()};
@@ -106,7 +107,24 @@ Status qwen35_session::init(const qwen35_session_params &params) {
   n_pass_ = n_batch + kBranchRoom;
   Q35_TRY(model->batcher.reserve(n_pass_));
   Q35_TRY(rows_.reserve(n_pass_));
+  Q35_TRY(kept_hidden_.resize(kept_rows(sizes) * n_embd()));
   return kept_logits.resize(kept_rows(sizes) * model->config.n_vocab);
+}
+
+void qwen35_session::keep_logits(const float *logits) {
+  std::memcpy(kept_logits.data(), logits, sizeof(float) * model->config.n_vocab);
+  kept_row = 0;
+  only_top_ = false;
+}
+
+// All logits of the kept row, where a decode needed only the largest.
+void qwen35_session::complete_logits() {
+  if (!only_top_ || complete_row_ == kept_row) return;
+  q35::Batcher::Exclusive threads(&model->batcher);
+  q35::TextForward::logits(model->text, threads.backend(),
+                           kept_hidden_.data() + kept_row * n_embd(), 1, {},
+                           kept_logits.data() + uint64_t{kept_row} * model->config.n_vocab);
+  complete_row_ = kept_row;
 }
 
 void qwen35_session::reset() {
@@ -372,6 +390,7 @@ Status qwen35_session::eval_piece(const int32_t *tokens, uint32_t n, bool last,
   if (job.segment.marks.n != 0) settle();  // what is exported later must be there
   has_logits = job.last_logits != nullptr;
   kept_row = 0;
+  only_top_ = false;
   if (taken != 0) {
     const uint32_t n_tokens = job.n_tokens - n;
     if (outputs->want != nullptr) outputs->want += n_tokens;

@@ -51,9 +51,13 @@ struct qwen35_session {
   void settle();
   void reset();
   // The logits of the last token evaluated, when has_logits.
-  const float *kept() const {
+  const float *kept() {
+    complete_logits();
     return kept_logits.data() + uint64_t{kept_row} * model->config.n_vocab;
   }
+
+  // Takes logits [n_vocab] of a snapshot as those.
+  void keep_logits(const float *logits);
 
   qwen35_model *model;
   q35::SequenceState state;
@@ -69,10 +73,12 @@ struct qwen35_session {
   uint64_t n_embd() const { return model->config.n_embd; }
   q35::Status check_tokens(const int32_t *tokens, size_t n) const;
   q35::Status check_room(size_t n) const;
-  q35::Status check_drafts(const int32_t *tokens, uint32_t n, uint32_t n_drafts);
+  q35::Status check_drafts(const int32_t *tokens, uint32_t n, uint32_t n_drafts,
+                           const q35::Draws &draws);
   q35::Status draw_row(uint32_t row, const int32_t *drawn, uint32_t n, const q35::Draws &draws);
   q35::Status draw_rows(const int32_t *tokens, uint32_t n, uint32_t n_drafts,
                         const q35::Draws &draws);
+  void complete_logits();
   void accept_rows(const int32_t *tokens, uint32_t n, uint32_t right);
   float *states() { return state.has_mtp() ? states_.data() : nullptr; }
   void note_states(const int32_t *tokens, uint32_t n);
@@ -86,6 +92,10 @@ struct qwen35_session {
   q35::Status eval_cells(const float *rows, uint32_t n, uint32_t grid_columns, float *hidden_sum,
                          qwen35_progress progress, void *user);
 
+  q35::Array<float> kept_hidden_;  // [as kept_logits, n_embd] what a decode's logits come from
+  // Whether only the largest of kept_logits are right, and the row that was completed since.
+  bool only_top_ = false;
+  uint32_t complete_row_ = UINT32_MAX;
   q35::Array<float> before_;        // recurrent state before a picture
   q35::Array<q35::Segment> parts_;  // of a pass with branches
   uint32_t n_pass_ = 0;             // tokens of a pass, branches with them

@@ -123,10 +123,8 @@ Status restore_snapshot(qwen35_session *session, const void *snapshot, uint64_t 
   state->set_recurrent(from);
   state->cut(h.position, h.rotary);
   session->has_logits = h.n_logits != 0;
-  session->kept_row = 0;
   if (session->has_logits) {
-    std::memcpy(session->kept_logits.data(), from + sizeof(float) * h.n_recurrent,
-                sizeof(float) * h.n_logits);
+    session->keep_logits(reinterpret_cast<const float *>(from + sizeof(float) * h.n_recurrent));
   }
   return kOk;
 }

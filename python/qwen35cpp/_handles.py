@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ._native import check, ffi, lib, text, type_name
 from .errors import InvalidArgument, Qwen35Error
 from .sampling import Sampling
-from .types import DraftStatistics, ModelInfo, TokenLogprob, VisionInfo
+from .types import DraftStatistics, HeadStatistics, ModelInfo, TokenLogprob, VisionInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +142,14 @@ class Model:
             raise InvalidArgument(f"not a token: {token!r}") from error
         data = bytes(ffi.buffer(out[0], length[0])) if length[0] else b""
         return data, kind[0] == lib.QWEN35_TOKEN_CONTROL
+
+    def head_statistics(self) -> HeadStatistics:
+        """How the output head was read since the model was opened."""
+        raw = ffi.new("qwen35_head_stats *")
+        lib.qwen35_model_head_statistics(self.pointer, raw)
+        return HeadStatistics(
+            **{name: getattr(raw, name) for name in HeadStatistics.__dataclass_fields__}
+        )
 
     def vocabulary(self) -> tuple[list[bytes], list[int]]:
         """The bytes of every token, and the ids of those that are not ordinary text."""

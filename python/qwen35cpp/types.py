@@ -74,6 +74,18 @@ class DraftStatistics:
 
 
 @dataclass(frozen=True)
+class HeadStatistics:
+    """How the output head of a model was read, see qwen35_head_stats in qwen35.h."""
+
+    looks: int
+    groups: int
+    read: int
+    vain: int
+    repairs: int
+    bytes_saved: int
+
+
+@dataclass(frozen=True)
 class Usage:
     """Tokens of one request."""
 

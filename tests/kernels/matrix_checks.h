@@ -1,6 +1,8 @@
 // Checks of the matrix kernels of one tier against exact sums and against the scalar tier.
 #pragma once
 
+#include <algorithm>
+
 #include "matrix_data.h"
 #include "report.h"
 #include "tolerance.h"
@@ -214,6 +216,74 @@ inline void check_woven(Report &report, const Kernels &kernels, const TypeTraits
   }
 }
 
+// A first look against sums in double: products of the high bits, deviations, and what is said of
+// groups.
+inline void check_screen(Report &report, const Kernels &kernels, const TypeTraits &type,
+                         Random &random) {
+  const ScreenFn screen = kernels.screen[static_cast<uint32_t>(type.type)];
+  if (screen == nullptr) return;
+  const HighBits bits = {15.25f, 23.75f, 20.5f};
+  const float sure = 5.5f;
+  const uint32_t rows = 48, groups = rows / kWovenRows;
+  for (const uint32_t k : {256u, 1024u, 2560u}) {
+    Matrix m(type, rows, k, random);
+    m.weave(kernels);
+    Guarded<int8_t> q(k);
+    Guarded<float> scale(k), min(k);
+    for (uint32_t n = 1; n <= kGemvMaxCols; n++) {
+      Tokens x(n, k);
+      x.fill(random, kernels);
+      Guarded<float> energy(size_t{n} * k / 16), best(n * groups), bound(n * groups);
+      Output deviation(rows, n);
+      for (size_t i = 0; i < energy.size(); i++) {
+        float sum = 0;
+        for (uint32_t j = 0; j < 16; j++)
+          sum += static_cast<float>(x.q[16 * i + j] * x.q[16 * i + j]);
+        energy[i] = x.d[i / 2] * x.d[i / 2] * sum;
+      }
+      Output y(rows, n);
+      screen({m.at(0), m.row_bytes, rows, k, n, bits, x.act(0), energy.data(), y.data(), y.stride,
+              deviation.data(), sure, best.data(), bound.data(), groups});
+      report.expect(y.intact() && deviation.intact(), "screen wrote outside its output:", type.name,
+                    rows, k, n, 0, 0, 0);
+      for (uint32_t t = 0; t < n; t++) {
+        for (uint32_t g = 0; g < groups; g++) {
+          double want_best = -INFINITY, want_bound = -INFINITY, most = 0;
+          for (uint32_t r = g * kWovenRows; r < (g + 1) * kWovenRows; r++) {
+            type.unpack(m.w.data() + r * m.row_bytes, q.data(), scale.data(), min.data(), k);
+            double sum = 0, size = 0, variance = 0;
+            for (uint32_t i = 0; i < k; i++) {
+              const size_t at = size_t{t} * k + i;
+              const double s = double{scale[i / 16]}, v = double{x.d[at / 32]} * x.q[at];
+              const double h = (q[i] + 32) >> 4;
+              sum += s * v * (double{bits.step} * h - double{bits.min});
+              size += std::fabs(s * v) * (double{bits.step} * h + double{bits.min});
+              variance += s * s * v * v * double{bits.variance};
+            }
+            const double allowed = dot_bound(size, k / 8), got = y.data()[t * y.stride + r];
+            most = std::max(most, allowed);
+            if (!report.expect(std::fabs(got - sum) <= allowed, "screen", type.name, rows, k, n,
+                               got, sum, allowed)) {
+              return;
+            }
+            const double off = std::sqrt(variance), said = deviation.data()[t * y.stride + r];
+            report.expect(std::fabs(said - off) <= 1e-4 * off, "screen's deviation", type.name,
+                          rows, k, n, said, off, 1e-4 * off);
+            want_best = std::max(want_best, sum);
+            want_bound = std::max(want_bound, sum + double{sure} * off);
+          }
+          const size_t at = size_t{t} * groups + g;
+          const double near = most + 1e-4 * (want_bound - want_best);
+          report.expect(std::fabs(best[at] - want_best) <= most, "screen's best", type.name, rows,
+                        k, n, best[at], want_best, most);
+          report.expect(std::fabs(bound[at] - want_bound) <= near, "screen's bound", type.name,
+                        rows, k, n, bound[at], want_bound, near);
+        }
+      }
+    }
+  }
+}
+
 inline void check_matrix_kernels(Report &report, const Kernels &kernels, const Kernels &scalar) {
   Random random(1);
   for (const uint32_t number : kTypes) {
@@ -240,6 +310,7 @@ inline void check_matrix_kernels(Report &report, const Kernels &kernels, const K
     }
     check_same_bits(report, kernels, type, random);
     check_woven(report, kernels, type, random);
+    check_screen(report, kernels, type, random);
     if (!integer) continue;
     check_exact_dots(report, kernels, scalar, "gemm dots", run_gemm, type, random);
     if (kernels.gemv[number] == nullptr) continue;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "backend/backend.h"
+#include "backend/cpu/screen.h"
 #include "base/array.h"
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
@@ -30,7 +31,10 @@ class CpuBackend final : public Backend {
                                       bool quantized);
   // Bytes that reserve_vision() takes.
   uint64_t vision_bytes(const VisionConfig &config, uint32_t max_patches, bool quantized) const;
+  // Room for linear_top() of this matrix.
+  [[nodiscard]] Status reserve_screen(const Matrix &w);
   uint64_t scratch_bytes() const;
+  const Screen &screen() const { return screen_; }
 
   // Whether products of up to kGemvMaxCols tokens have to be those of each token alone, bit by bit,
   // even where the tier is slower then.
@@ -44,6 +48,8 @@ class CpuBackend final : public Backend {
                 float *y) override;
   void linear(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,
               uint32_t n_jobs) override;
+  void linear_top(const float *x, uint32_t n, uint32_t k, const LinearJob &job,
+                  const TopRows &top) override;
   void silu_mul(float *gate, const float *up, uint32_t n, uint32_t dim) override;
   void attention(const AttentionArgs &args) override;
   void delta_net(const DeltaNetArgs &args) override;
@@ -79,6 +85,13 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Status reserve_activations(uint32_t tokens, uint32_t k, bool split);
   void quantize(const float *x, uint32_t n, uint32_t k, bool tiles);
   void linear_few(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
+  void gemv_rows(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t row,
+                 uint32_t rows);
+  bool can_screen(const Matrix &w) const;
+  void look(const LinearJob &job, uint32_t n, uint32_t k, uint32_t groups);
+  ScreenArgs screen_args(const Matrix &w, uint32_t row, uint32_t rows, uint32_t n, uint32_t k);
+  float top_of_groups(const float *y, uint32_t listed, uint32_t n);
+  void read_groups(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t first);
   void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs,
                     bool split);
@@ -145,6 +158,7 @@ class CpuBackend final : public Backend {
   uint64_t scratch_floats_ = 0;
   // Partial results of attend_few.
   Array<float> partial_;
+  Screen screen_;
 };
 
 }  // namespace q35

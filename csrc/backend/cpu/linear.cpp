@@ -4,53 +4,18 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/scratch.h"
+#include "backend/cpu/stream_items.h"
 
 namespace q35 {
 
 namespace {
 
-// Rows of one item start at multiples of this, so that the grouping of rows inside a kernel, and
-// with it every rounding, does not depend on the number of threads.
-constexpr uint32_t kRowQuantum = kWovenRows;
-// Least bytes of weights in an item: some microseconds of streaming, long against taking an item.
-constexpr uint64_t kItemBytes = 128 << 10;
 // Matrices of one call.
 constexpr uint32_t kMaxJobs = 8;
 
 bool is_float(const Matrix &w) {
   return type_traits(w.type).group == 0;
 }
-
-// The rows of several matrices as items for the pool, large ones first: memory is read ahead within
-// an item but not across its end, and yet the threads should end together. Every item is half a
-// thread's share of what is left.
-struct StreamItems {
-  struct Item {
-    uint32_t job, row, rows;
-  };
-  static constexpr uint32_t kMax = 512;
-  Item items[kMax];
-  uint32_t count = 0;
-
-  // quantum[j]: items of job j start at multiples of it
-  StreamItems(const LinearJob *jobs, uint32_t n_jobs, const uint32_t *quantum, int threads) {
-    uint64_t left = 0;
-    for (uint32_t j = 0; j < n_jobs; j++) left += jobs[j].w->rows * jobs[j].w->row_bytes;
-    for (uint32_t j = 0; j < n_jobs; j++) {
-      const Matrix &w = *jobs[j].w;
-      for (uint32_t row = 0; row < w.rows;) {
-        const uint64_t share = left / (2 * static_cast<uint64_t>(threads));
-        uint64_t rows = (share > kItemBytes ? share : kItemBytes) / w.row_bytes;
-        rows = rows < quantum[j] ? quantum[j] : rows / quantum[j] * quantum[j];
-        // With very many threads the table may end before the rows do.
-        if (rows > w.rows - row || count + (n_jobs - j) >= kMax) rows = w.rows - row;
-        items[count++] = {j, row, static_cast<uint32_t>(rows)};
-        row += static_cast<uint32_t>(rows);
-        left -= rows * w.row_bytes;
-      }
-    }
-  }
-};
 
 // The rows of several matrices as items of equal size.
 struct EqualItems {
@@ -110,29 +75,35 @@ void CpuBackend::linear_few(const float *x, uint32_t n, uint32_t k, const Linear
     quantum[j] = direct ? kRowQuantum : kernels_.panel_rows;
   }
   if (integer) quantize(x, n, k, panels);
-  const ActQ8 act = {act_q_.data(), act_d_.data(), act_s_.data()};
   const StreamItems list(jobs, n_jobs, quantum, pool_->size());
   pool_->run(list.count, [&](uint32_t index, int thread) {
     const StreamItems::Item &item = list.items[index];
     const LinearJob &job = jobs[item.job];
     const Matrix &w = *job.w;
-    const GemvFn gemv = kernels_.gemv[static_cast<uint32_t>(w.type)];
-    if (gemv == nullptr) {
+    if (kernels_.gemv[static_cast<uint32_t>(w.type)] == nullptr) {
       const uint32_t end = item.row + item.rows;
       for (uint32_t row = item.row; row < end; row += kernels_.panel_rows) {
         panel_product(job, n, k, row / kernels_.panel_rows, thread);
       }
       return;
     }
-    const uint8_t *data = w.data + item.row * w.row_bytes;
-    const uint32_t most = apart_ ? kernels_.same_cols : n;
-    for (uint64_t t = 0; t < n; t += most) {  // the rows come from the cache after the first turn
-      const uint32_t count = n - t < most ? static_cast<uint32_t>(n - t) : most;
-      const ActQ8 part = {act.q + t * k, act.d + t * (k / kActGroup), act.s + t * (k / 16)};
-      gemv({data, w.woven, w.row_bytes, item.rows, k, count, part, x + t * k,
-            job.y + t * job.y_stride + item.row, job.y_stride});
-    }
+    gemv_rows(job, x, n, k, item.row, item.rows);
   });
+}
+
+// A few tokens times some rows, the first of which is a multiple of 16.
+void CpuBackend::gemv_rows(const LinearJob &job, const float *x, uint32_t n, uint32_t k,
+                           uint32_t row, uint32_t rows) {
+  const Matrix &w = *job.w;
+  const GemvFn gemv = kernels_.gemv[static_cast<uint32_t>(w.type)];
+  const uint32_t most = apart_ ? kernels_.same_cols : n;
+  for (uint64_t t = 0; t < n; t += most) {  // the rows come from the cache after the first turn
+    const uint32_t count = n - t < most ? static_cast<uint32_t>(n - t) : most;
+    const ActQ8 act = {act_q_.data() + t * k, act_d_.data() + t * (k / kActGroup),
+                       act_s_.data() + t * (k / 16)};
+    gemv({w.data + row * w.row_bytes, w.woven, w.row_bytes, rows, k, count, act, x + t * k,
+          job.y + t * job.y_stride + row, job.y_stride});
+  }
 }
 
 void CpuBackend::linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs,

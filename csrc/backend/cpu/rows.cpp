@@ -51,7 +51,7 @@ Status CpuBackend::reserve(const Config &config, uint32_t max_tokens) {
 }
 
 uint64_t CpuBackend::scratch_bytes() const {
-  return act_q_.size() + tiles_.size() + 2 * packed_.size() +
+  return act_q_.size() + tiles_.size() + 2 * packed_.size() + screen_.bytes() +
          4 * (act_d_.size() + act_s_.size() + scratch_.size() + partial_.size());
 }
 

@@ -163,6 +163,69 @@ void gemv(const GemvArgs &g) {
   for (uint32_t row = 0; row < g.rows; row += kRows) gemv_rows<D>(g, row, g.rows - row);
 }
 
+// How many tiles ahead of the one that is looked at memory is asked for.
+constexpr uint32_t kScreenAhead = 3;
+
+// 16 rows of Q6_K by all tokens, from the high bits: bytes like those of Q2_K. Less than half of
+// each tile is read.
+void screen_rows(const ScreenArgs &s, uint32_t row) {
+  constexpr uint32_t kTileBytes = kRows * sizeof(BlockQ6_K);
+  constexpr uint32_t kHigh = kRows * offsetof(BlockQ6_K, qh);
+  Token token[kGemvMaxCols];
+  for (uint32_t c = 0; c < s.n_cols; c++) {
+    const uint64_t first = static_cast<uint64_t>(c) * s.k;
+    token[c] = {s.act.q + first, s.act.d + first / kActGroup, s.act.s + first / 16};
+  }
+  alignas(32) float sum[kGemvMaxCols][kRows] = {}, variance[kGemvMaxCols][kRows] = {};
+  const uint8_t *tile = s.w + row * s.row_bytes;
+  Slab slab;
+  for (uint32_t k = 0; k < s.k; k += 256, tile += kTileBytes) {
+    Ahead ahead = {tile + kScreenAhead * kTileBytes + kHigh};
+    for (uint32_t half = 0; half < 2; half++) {
+      spread_high({tile, half}, s.bits, {slab.q + 32 * half}, slab.scale + 8 * half,
+                  slab.min + 8 * half);
+    }
+    for (uint32_t g = 0; g < 16; g++) {
+      ahead.ask();
+      for (uint32_t v = 0; v < kRows; v += 8) {
+        const __m256 scale = _mm256_load_ps(slab.scale + g * kRows + v);
+        const __m256 square = _mm256_mul_ps(scale, scale);
+        for (uint32_t c = 0; c < s.n_cols; c++) {
+          const __m256 energy = _mm256_set1_ps(s.energy[(uint64_t{c} * s.k + k) / 16 + g]);
+          float *to = variance[c] + v;
+          _mm256_store_ps(to, _mm256_fmadd_ps(square, energy, _mm256_load_ps(to)));
+        }
+      }
+    }
+    const uint32_t lines = ((kTileBytes - kHigh + 63) / 64 - 16 + 7) / 8;
+    add_columns<Q2_K>(slab, token, s.n_cols, 256, &ahead, lines, sum);
+    for (uint32_t c = 0; c < s.n_cols; c++) {
+      token[c].q += 256;
+      token[c].d += 256 / kActGroup;
+      token[c].s += 16;
+    }
+  }
+  const float factor = s.bits.variance / (s.bits.step * s.bits.step);
+  for (uint32_t c = 0; c < s.n_cols; c++) {
+    float best = -__builtin_inff(), bound = best;
+    for (uint32_t r = 0; r < kRows; r++) {
+      const uint64_t at = c * s.y_stride + row + r;
+      const float y = sum[c][r], deviation = __builtin_sqrtf(factor * variance[c][r]);
+      s.y[at] = y;
+      if (s.deviation != nullptr) s.deviation[at] = deviation;
+      best = y > best ? y : best;
+      bound = !(y + s.sure * deviation <= bound) ? y + s.sure * deviation : bound;
+    }
+    const uint64_t group = c * s.group_stride + row / kRows;
+    s.best[group] = best;
+    s.bound[group] = bound;
+  }
+}
+
+void screen_q6_k(const ScreenArgs &s) {
+  for (uint32_t row = 0; row < s.rows; row += kRows) screen_rows(s, row);
+}
+
 constexpr bool is_float(uint32_t type) {
   return type == static_cast<uint32_t>(DType::F32) || type == static_cast<uint32_t>(DType::F16) ||
          type == static_cast<uint32_t>(DType::BF16);
@@ -187,6 +250,7 @@ void fill_gemv(Kernels *kernels) {
   add(DType::Q4_K, gemv<Q4_K>, weave<Q4_K>);
   add(DType::Q5_K, gemv<Q5_K>, weave<Q5_K>);
   add(DType::Q6_K, gemv<Q6_K>, weave<Q6_K>);
+  kernels->screen[static_cast<uint32_t>(DType::Q6_K)] = screen_q6_k;
   add(DType::IQ4_NL, gemv<IQ4_NL>, weave<IQ4_NL>);
   add(DType::IQ4_XS, gemv<IQ4_XS>, weave<IQ4_XS>);
 }

@@ -171,6 +171,72 @@ void gemv(const GemvArgs &g) {
   }
 }
 
+// ---- a first look -------------------------------------------------------------------------------
+
+// How many tiles ahead memory is asked for.
+constexpr uint32_t kScreenAhead = 3;
+
+// 16 rows of Q6_K by kC tokens, from the high bits. Less than half of each tile is read.
+template <uint32_t kC>
+void screen_rows(const ScreenArgs &s, uint32_t row) {
+  constexpr uint32_t kTileBytes = kRows * sizeof(BlockQ6_K),
+                     kHigh = 64 * offsetof(BlockQ6_K, qh) / 4;
+  constexpr uint32_t kLines = (kTileBytes - kHigh + 63) / 64;
+  Tokens<kC> at;
+  const float *energy[kC];
+  __m512 acc[kC], variance[kC];
+  for (uint32_t c = 0; c < kC; c++) {
+    const uint64_t first = static_cast<uint64_t>(c) * s.k;
+    at.q[c] = s.act.q + first;
+    at.d[c] = s.act.d + first / kActGroup;
+    at.s[c] = s.act.s + first / 16;
+    energy[c] = s.energy + first / 16;
+    acc[c] = variance[c] = _mm512_setzero_ps();
+  }
+  const uint8_t *tile = s.w + row * s.row_bytes;
+  Slab slab;
+  for (uint32_t k = 0; k < s.k; k += 256, tile += kTileBytes) {
+    Ahead ahead = {tile + kScreenAhead * kTileBytes + kHigh};
+    spread_high(tile, s.bits, &ahead, Bytes<Q6_K, kRows, Q6_K::kBias>{slab.q}, slab.scale,
+                slab.min);
+    for (uint32_t i = 16; i < kLines; i++) ahead.ask();
+    load_sums<kC, 16, true>(&at, 256, 0);
+    add_slab<kC, 16, true>(slab, at, 256, &ahead, 0, acc);
+    for (uint32_t g = 0; g < 16; g++) {
+      const __m512 scale = _mm512_load_ps(slab.scale + g * kRows);
+      const __m512 square = _mm512_mul_ps(scale, scale);
+      for (uint32_t c = 0; c < kC; c++) {
+        variance[c] = _mm512_fmadd_ps(square, _mm512_set1_ps(energy[c][g]), variance[c]);
+      }
+    }
+    at.advance();
+    for (const float *&e : energy) e += 16;
+  }
+  const float factor = s.bits.variance / (s.bits.step * s.bits.step);
+  for (uint32_t c = 0; c < kC; c++) {
+    _mm512_storeu_ps(s.y + c * s.y_stride + row, acc[c]);
+    const uint64_t group = c * s.group_stride + row / kRows;
+    const __m512 deviation = _mm512_sqrt_ps(_mm512_mul_ps(variance[c], _mm512_set1_ps(factor)));
+    if (s.deviation != nullptr) _mm512_storeu_ps(s.deviation + c * s.y_stride + row, deviation);
+    const __m512 bound = _mm512_fmadd_ps(deviation, _mm512_set1_ps(s.sure), acc[c]);
+    s.best[group] = _mm512_reduce_max_ps(acc[c]);
+    s.bound[group] = _mm512_reduce_max_ps(bound);
+  }
+}
+
+template <uint32_t kC>
+void screen_columns(const ScreenArgs &s) {
+  for (uint32_t row = 0; row < s.rows; row += kRows) screen_rows<kC>(s, row);
+}
+
+void screen_q6_k(const ScreenArgs &s) {
+  using Fn = void (*)(const ScreenArgs &);
+  static constexpr Fn kFns[kGemvMaxCols] = {screen_columns<1>, screen_columns<2>, screen_columns<3>,
+                                            screen_columns<4>, screen_columns<5>, screen_columns<6>,
+                                            screen_columns<7>, screen_columns<8>};
+  kFns[s.n_cols - 1](s);
+}
+
 }  // namespace
 
 void q35_init_gemv_avx512(Kernels *kernels) {
@@ -188,6 +254,7 @@ void q35_init_gemv_avx512(Kernels *kernels) {
   add(DType::Q4_K, gemv<Q4_K>, weave<Q4_K>);
   add(DType::Q5_K, gemv<Q5_K>, weave<Q5_K>);
   add(DType::Q6_K, gemv<Q6_K>, weave<Q6_K>);
+  kernels->screen[static_cast<uint32_t>(DType::Q6_K)] = screen_q6_k;
   add(DType::IQ4_NL, gemv<IQ4_NL>, weave<IQ4_NL>);
   add(DType::IQ4_XS, gemv<IQ4_XS>, weave<IQ4_XS>);
 }

@@ -100,6 +100,7 @@ def _decode(llama: Llama, depth: int, n: int, repeat: int) -> Result:
     tokens = _tokens(llama, depth)
     rates = []
     drafted = accepted = 0
+    saved = llama._engine.model.head_statistics().bytes_saved
     for _ in range(repeat):
         # The first token is drawn from the prompt's logits: n steps give n + 1 tokens.
         text = llama.generate(tokens, max_tokens=n + 1, temperature=0, ignore_eos=True)
@@ -111,7 +112,9 @@ def _decode(llama: Llama, depth: int, n: int, repeat: int) -> Result:
     name = f"tg{n}" if depth == 1 else f"tg{n}@{depth}"
     # With drafts one reading of the weights gives several tokens.
     passes = rate * (1 - accepted / (repeat * n))
-    bytes_, macs = info.step_bytes * passes, info.step_macs * passes
+    saved = llama._engine.model.head_statistics().bytes_saved - saved
+    bytes_ = info.step_bytes * passes - rate * saved / (repeat * n)
+    macs = info.step_macs * passes
     return Result(name, rates, 1e-9 * bytes_, 2e-9 * macs, drafted, accepted)
 
 
