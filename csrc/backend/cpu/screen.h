@@ -16,7 +16,7 @@ class Screen {
   [[nodiscard]] Status reserve(const Matrix &w);
   uint64_t bytes() const;
 
-  // Whether the next call should look; not for a while after looks in vain.
+  // Whether the next call should look; not for a while after looks that did not pay.
   bool worth_it();
   // A look at the first n_groups by n_cols tokens begins.
   void begin(uint32_t n_groups, uint32_t n_cols);
@@ -61,7 +61,8 @@ class Screen {
   Array<float> off_;       // of each listed group, standard deviations of its worst row
   Array<uint8_t> chosen_;  // [n_groups]
   Array<uint32_t> list_;
-  uint32_t pause_ = 0, last_pause_ = 0;
+  float credit_ = 0;  // what looks have gained lately, in readings of the whole matrix
+  uint32_t pause_ = 0, next_pause_ = 1;
 };
 
 }  // namespace q35

@@ -1,0 +1,42 @@
+// Time of a draft head by its number of rows: the shortest of many steps, beside the whole matrix.
+//
+//   bench_draft_head MODEL THREADS ROWS...
+#include <algorithm>
+#include <chrono>
+
+#include "engine/handles.h"
+#include "runtime/draft_head.h"
+#include "runtime/engine.h"
+
+namespace {
+
+double seconds() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  expect(argc > 3, "usage: bench_draft_head MODEL THREADS ROWS...");
+  constexpr int kRounds = 60;
+  const Model model = open_model(argv[1], std::atoi(argv[2]));
+  const Session session = open_session(model.get(), 64, 64);  // for the scratch of the threads
+  std::vector<float> state(model->config.n_embd);
+  for (size_t i = 0; i < state.size(); i++) state[i] = static_cast<float>(i % 7) - 3.0f;
+  for (int i = 3; i < argc; i++) {
+    q35::DraftHead head;
+    expect_ok(head.init(model->text.weights.output, static_cast<uint32_t>(std::atoi(argv[i]))),
+              "init");
+    double best = 1e30;
+    for (int round = 0; round < kRounds; round++) {
+      q35::Batcher::Exclusive threads(&model->batcher);
+      const double start = seconds();
+      float p = 0;
+      head.best(model->kernels, threads.backend(), state.data(), &p);
+      best = std::min(best, seconds() - start);
+    }
+    std::printf("%s %.6f\n", argv[i], 1e3 * best);
+  }
+  return 0;
+}
