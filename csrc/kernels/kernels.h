@@ -43,10 +43,10 @@ struct GemvArgs {
 };
 using GemvFn = void (*)(const GemvArgs &);
 
-// What the high bits h of a weight say of it, by the scale of its group: weight = step * h - min
-// and something of this variance.
+// What the two high bits h of a weight say of it, by the scale of its group: weight =
+// step * (2h - 3) and something of this variance.
 struct HighBits {
-  float step, min, variance;
+  float step, variance;
 };
 
 // A first look at products of woven rows, from the high bits of their weights alone where those lie
@@ -59,11 +59,12 @@ struct ScreenArgs {
   uint32_t n_cols;  // up to kGemvMaxCols
   HighBits bits;
   ActQ8 act;
-  const float *energy;  // [n_cols, k/16] the sum of the squares of 16 activations
-  float *y;             // [n_cols, rows] at y_stride: expected products
+  const int32_t *start;  // [n_cols, k/16] -3 times the sum of 16 activations, as integers
+  const float *energy;   // [n_cols, k/16] the sum of the squares of 16 activations
+  float *y;              // [n_cols, rows] at y_stride: expected products
   uint64_t y_stride;
-  // If what is missing of the weights is independent, a product lies around its y with a standard
-  // deviation that the row's scales tell: [n_cols, rows] at y_stride, or null.
+  // If what is missing of the weights is independent, a product lies around its y with this
+  // standard deviation: [n_cols, rows] at y_stride, or null.
   float *deviation;
   float sure;
   // [n_cols, rows/16] at group_stride, of each group the largest y, and y + sure * deviation.

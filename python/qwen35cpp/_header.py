@@ -11,7 +11,7 @@ from ._native import system_info
 
 _INTEGERS = frozenset({0, 2, 4, 10})  # GGUF's unsigned types
 _F16, _F32, _BF16 = 1, 0, 30  # tensor types
-_HEAD_FIRST, _HEAD_USED = 32_768, 2048  # rows of the draft head, see csrc/runtime/draft_head.h
+_HEAD_FIRST, _HEAD_USED = 16_384, 2048  # rows of the draft head, see csrc/runtime/draft_head.h
 
 _PACKED_ROWS, _PACKED_KEYS = 2048, 8 << 20  # see csrc/backend/cpu/scratch.h and vision.cpp
 

@@ -222,7 +222,7 @@ inline void check_screen(Report &report, const Kernels &kernels, const TypeTrait
                          Random &random) {
   const ScreenFn screen = kernels.screen[static_cast<uint32_t>(type.type)];
   if (screen == nullptr) return;
-  const HighBits bits = {15.25f, 23.75f, 20.5f};
+  const HighBits bits = {7.5f, 20.5f};
   const float sure = 5.5f;
   const uint32_t rows = 48, groups = rows / kWovenRows;
   for (const uint32_t k : {256u, 1024u, 2560u}) {
@@ -233,17 +233,20 @@ inline void check_screen(Report &report, const Kernels &kernels, const TypeTrait
     for (uint32_t n = 1; n <= kGemvMaxCols; n++) {
       Tokens x(n, k);
       x.fill(random, kernels);
-      Guarded<float> energy(size_t{n} * k / 16), best(n * groups), bound(n * groups);
-      Output deviation(rows, n);
-      for (size_t i = 0; i < energy.size(); i++) {
-        float sum = 0;
-        for (uint32_t j = 0; j < 16; j++)
-          sum += static_cast<float>(x.q[16 * i + j] * x.q[16 * i + j]);
-        energy[i] = x.d[i / 2] * x.d[i / 2] * sum;
+      Guarded<int32_t> start(size_t{n} * k / 16);
+      Guarded<float> energy(start.size()), best(n * groups), bound(n * groups);
+      for (size_t i = 0; i < start.size(); i++) {
+        int32_t sum = 0, squares = 0;
+        for (uint32_t j = 0; j < 16; j++) {
+          sum += x.q[16 * i + j];
+          squares += x.q[16 * i + j] * x.q[16 * i + j];
+        }
+        start[i] = -3 * sum;
+        energy[i] = x.d[i / 2] * x.d[i / 2] * static_cast<float>(squares);
       }
-      Output y(rows, n);
-      screen({m.at(0), m.row_bytes, rows, k, n, bits, x.act(0), energy.data(), y.data(), y.stride,
-              deviation.data(), sure, best.data(), bound.data(), groups});
+      Output y(rows, n), deviation(rows, n);
+      screen({m.at(0), m.row_bytes, rows, k, n, bits, x.act(0), start.data(), energy.data(),
+              y.data(), y.stride, deviation.data(), sure, best.data(), bound.data(), groups});
       report.expect(y.intact() && deviation.intact(), "screen wrote outside its output:", type.name,
                     rows, k, n, 0, 0, 0);
       for (uint32_t t = 0; t < n; t++) {
@@ -255,10 +258,10 @@ inline void check_screen(Report &report, const Kernels &kernels, const TypeTrait
             for (uint32_t i = 0; i < k; i++) {
               const size_t at = size_t{t} * k + i;
               const double s = double{scale[i / 16]}, v = double{x.d[at / 32]} * x.q[at];
-              const double h = (q[i] + 32) >> 4;
-              sum += s * v * (double{bits.step} * h - double{bits.min});
-              size += std::fabs(s * v) * (double{bits.step} * h + double{bits.min});
-              variance += s * s * v * v * double{bits.variance};
+              const double high = double{bits.step} * (2 * ((q[i] + 32) >> 4) - 3);
+              sum += s * v * high;
+              size += std::fabs(s * v) * 2 * double{bits.step} * 3;
+              if (i % 16 == 0) variance += s * s * double{energy[at / 16]} * double{bits.variance};
             }
             const double allowed = dot_bound(size, k / 8), got = y.data()[t * y.stride + r];
             most = std::max(most, allowed);

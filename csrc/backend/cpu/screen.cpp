@@ -12,6 +12,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/stream_items.h"
 #include "quant/blocks.h"
+#include "quant/unpack.h"
 
 namespace q35 {
 
@@ -23,6 +24,8 @@ constexpr float kSure = 5.5f;
 // Whether they are shows in the rows that were read whole, most of which are mere neighbours of one
 // that was chosen: with one that is this far off, all of the matrix is read after all.
 constexpr float kSuspect = 5.0f;
+// Of more tokens than this a look takes as long as reading all: it is bound by arithmetic then.
+constexpr uint32_t kMostCols = 2;
 // A look that leaves more than one of so many groups was in vain.
 constexpr uint32_t kVainShare = 4;
 // Time of a look, and of a group read by itself, in units of reading all and of its share of that
@@ -43,6 +46,7 @@ Status Screen::reserve(const Matrix &w) {
   group_bytes_ = static_cast<int64_t>(kWovenRows * w.row_bytes);
   look_bytes_ = static_cast<int64_t>(kWovenRows * (w.row_bytes / sizeof(BlockQ6_K)) * kHigh);
   const uint64_t groups = w.rows / kWovenRows;
+  Q35_TRY(start_.resize(uint64_t{kGemvMaxCols} * (w.cols / 16)));
   Q35_TRY(energy_.resize(uint64_t{kGemvMaxCols} * (w.cols / 16)));
   Q35_TRY(best_.resize(kGemvMaxCols * groups));
   Q35_TRY(bound_.resize(kGemvMaxCols * groups));
@@ -52,13 +56,12 @@ Status Screen::reserve(const Matrix &w) {
   return list_.reserve(groups);
 }
 
-// What the high bits of Q6_K say of its weights, by least squares over some rows: the low bits are
-// not quite uniform, since large weights are rarer than small ones.
+// What the high bits of Q6_K say of its weights, by least squares over some rows: large weights are
+// rarer than small ones, so the low bits are not quite uniform.
 void Screen::fit(const Matrix &w) {
   constexpr uint32_t kSampled = 256;  // rows
-  // With uniform low bits.
-  bits_ = {16.0f, 32.0f - 7.5f, 255.0f / 12.0f};
-  double n = 0, h = 0, q = 0, hh = 0, hq = 0, qq = 0;
+  bits_ = {8.0f, 255.0f / 12.0f};     // with uniform low bits
+  double n = 0, xx = 0, xy = 0, yy = 0;
   Array<uint8_t> row;
   if (row.resize(w.row_bytes) != kOk) return;
   for (uint32_t i = 0; i < kSampled; i++) {
@@ -66,34 +69,28 @@ void Screen::fit(const Matrix &w) {
     for (uint64_t at = 0; at < w.row_bytes; at += sizeof(BlockQ6_K)) {
       BlockQ6_K block;
       std::memcpy(&block, row.data() + at, sizeof block);
-      const double d = static_cast<double>(half_to_float(block.d));
+      int8_t q[256];
+      float scale[16], min[16];
+      unpack_block(block, q, scale, min);
       for (uint32_t j = 0; j < 256; j++) {
-        // j = 128 * half + 32 * quarter + lane
-        const uint32_t half = j / 128, quarter = j / 32 % 4, lane = j % 32;
-        const uint32_t high = block.qh[32 * half + lane] >> 2 * quarter & 3;
-        const uint32_t low =
-            block.ql[64 * half + 32 * (quarter % 2) + lane] >> 4 * (quarter / 2) & 15;
-        const double scale = d * block.scales[j / 16], weight = scale * scale;
-        const double x = high, y = static_cast<int32_t>(high << 4 | low) - 32;
+        const double weight =
+            static_cast<double>(scale[j / 16]) * static_cast<double>(scale[j / 16]);
+        const double x = 2 * ((q[j] + 32) >> 4) - 3, y = q[j];
         n += weight;
-        h += weight * x;
-        q += weight * y;
-        hh += weight * x * x;
-        hq += weight * x * y;
-        qq += weight * y * y;
+        xx += weight * x * x;
+        xy += weight * x * y;
+        yy += weight * y * y;
       }
     }
   }
-  const double spread = hh - h * h / n, both = hq - h * q / n, all = qq - q * q / n;
-  if (!(n > 0 && spread > 0.01 * n && all >= 0)) return;  // also what is not a number
-  const double step = both / spread, variance = (all - step * both) / n;
-  if (!(step > 8 && step < 24)) return;
-  bits_ = {static_cast<float>(step), static_cast<float>((step * h - q) / n),
-           static_cast<float>(std::max(variance, 1.0))};
+  const double step = xy / xx, variance = (yy - step * xy) / n;
+  if (!(n > 0 && step > 4 && step < 12 && variance >= 0)) return;  // also what is not a number
+  bits_ = {static_cast<float>(step), static_cast<float>(std::max(variance, 1.0))};
 }
 
 uint64_t Screen::bytes() const {
-  return sizeof(float) * (energy_.size() + 2 * best_.size() + ranked_.size() + 2 * off_.size()) +
+  return sizeof(float) * (start_.size() + energy_.size() + 2 * best_.size() + ranked_.size() +
+                          2 * off_.size()) +
          chosen_.size();
 }
 
@@ -107,12 +104,23 @@ bool Screen::worth_it() {
   return false;
 }
 
-void Screen::begin(uint32_t n_groups, uint32_t n_cols) {
+void Screen::begin(uint32_t n_groups, uint32_t n_cols, uint32_t k, const ActQ8 &act) {
   n_groups_ = n_groups;
   n_cols_ = n_cols;
   list_.clear();
   std::memset(chosen_.data(), 0, n_groups);
   std::fill(off_.begin(), off_.begin() + n_groups, 0.0f);
+  for (uint32_t i = 0; i < n_cols * (k / 16); i++) {
+    int32_t sum = 0, squares = 0;
+    for (uint32_t j = 0; j < 16; j++) {
+      const int32_t q = act.q[i * 16 + j];
+      sum += q;
+      squares += q * q;
+    }
+    const float d = act.d[i / 2];
+    start_[i] = -3 * sum;
+    energy_[i] = d * d * static_cast<float>(squares);
+  }
 }
 
 float Screen::kth_largest(float *y, uint32_t n, uint32_t k) {
@@ -192,11 +200,11 @@ void CpuBackend::linear_top(const float *x, uint32_t n, uint32_t k, const Linear
                             const TopRows &top) {
   const Matrix &w = *job.w;
   const uint32_t groups = (top.end < w.rows ? top.end : w.rows) / kWovenRows;
-  const bool few = n <= kGemvMaxCols && !prompt_;
+  const bool few = n <= kMostCols && !prompt_;
   const bool wanted = top.n != 0 && top.n <= Screen::kMostRows && top.n <= groups;
   if (!few || !wanted || !can_screen(w) || !screen_.worth_it()) return linear(x, n, k, &job, 1);
   quantize(x, n, k, false);
-  screen_.begin(groups, n);
+  screen_.begin(groups, n, k, {act_q_.data(), act_d_.data(), act_s_.data()});
   look(job, n, k, groups);
   for (uint32_t c = 0; c < n; c++) screen_.choose_best(c, top.n);
   const uint32_t first = static_cast<uint32_t>(screen_.list().size());
@@ -219,12 +227,6 @@ void CpuBackend::linear_top(const float *x, uint32_t n, uint32_t k, const Linear
 
 // Expected products of the first groups.
 void CpuBackend::look(const LinearJob &job, uint32_t n, uint32_t k, uint32_t groups) {
-  for (uint64_t i = 0; i < uint64_t{n} * (k / 16); i++) {
-    int32_t squares = 0;
-    for (uint32_t j = 0; j < 16; j++) squares += act_q_[i * 16 + j] * act_q_[i * 16 + j];
-    const float d = act_d_[i / 2];
-    screen_.energy()[i] = d * d * static_cast<float>(squares);
-  }
   Matrix w = *job.w;
   w.rows = groups * kWovenRows;
   const LinearJob looked = linear_job(w, job.y);
@@ -253,6 +255,7 @@ ScreenArgs CpuBackend::screen_args(const Matrix &w, uint32_t row, uint32_t rows,
   args.n_cols = n;
   args.bits = screen_.bits();
   args.act = {act_q_.data(), act_d_.data(), act_s_.data()};
+  args.start = screen_.start();
   args.energy = screen_.energy();
   args.sure = Screen::sure();
   return args;

@@ -18,15 +18,16 @@ class Screen {
 
   // Whether the next call should look; not for a while after looks that did not pay.
   bool worth_it();
-  // A look at the first n_groups by n_cols tokens begins.
-  void begin(uint32_t n_groups, uint32_t n_cols);
+  // A look at the first n_groups by n_cols tokens begins. act: [n_cols, k]
+  void begin(uint32_t n_groups, uint32_t n_cols, uint32_t k, const ActQ8 &act);
 
   // What ScreenArgs take.
   const HighBits &bits() const { return bits_; }
   static float sure();
-  float *energy() { return energy_.data(); }  // [n_cols, k/16]
-  float *best() { return best_.data(); }      // [n_cols, n_groups]
-  float *bound() { return bound_.data(); }    // [n_cols, n_groups]
+  const int32_t *start() const { return start_.data(); }
+  const float *energy() const { return energy_.data(); }
+  float *best() { return best_.data(); }    // [n_cols, n_groups]
+  float *bound() { return bound_.data(); }  // [n_cols, n_groups]
 
   // Lists the n groups that should have the largest products with a column.
   void choose_best(uint32_t column, uint32_t n);
@@ -39,7 +40,7 @@ class Screen {
   float *values() { return ranked_.data(); }  // scratch, kMostRows * kGemvMaxCols groups at least
   uint32_t n_values() const { return static_cast<uint32_t>(ranked_.size()); }
 
-  // The i-th listed group was read: expected and real products and deviations of a column, [16].
+  // The i-th listed group was read: a column's expected and real products, and deviations, [16].
   void compare(uint32_t i, const float *expected, const float *deviation, const float *real);
   // Whether a row was so far off that others may have been left out wrongly.
   bool suspect();
@@ -56,6 +57,7 @@ class Screen {
   HighBits bits_ = {};
   int64_t group_bytes_ = 0, look_bytes_ = 0;  // of a group of rows, and of its high bits
   uint32_t n_groups_ = 0, n_cols_ = 0;
+  Array<int32_t> start_;
   Array<float> energy_, best_, bound_;
   Array<float> ranked_;
   Array<float> off_;       // of each listed group, standard deviations of its worst row

@@ -166,11 +166,16 @@ void gemv(const GemvArgs &g) {
 // How many tiles ahead of the one that is looked at memory is asked for.
 constexpr uint32_t kScreenAhead = 3;
 
-// 16 rows of Q6_K by all tokens, from the high bits: bytes like those of Q2_K. Less than half of
-// each tile is read.
+// The high bits of Q6_K as a format: bytes of 2h, less 3.
+struct HighOfQ6K : Q6_K {
+  static constexpr int kBias = 3, kMax = 6;
+};
+
+// 16 rows of Q6_K by all tokens, from the high bits. Less than half of each tile is read.
 void screen_rows(const ScreenArgs &s, uint32_t row) {
   constexpr uint32_t kTileBytes = kRows * sizeof(BlockQ6_K);
   constexpr uint32_t kHigh = kRows * offsetof(BlockQ6_K, qh);
+  constexpr uint32_t kLines = (kTileBytes - kHigh + 63) / 64;
   Token token[kGemvMaxCols];
   for (uint32_t c = 0; c < s.n_cols; c++) {
     const uint64_t first = static_cast<uint64_t>(c) * s.k;
@@ -182,43 +187,39 @@ void screen_rows(const ScreenArgs &s, uint32_t row) {
   for (uint32_t k = 0; k < s.k; k += 256, tile += kTileBytes) {
     Ahead ahead = {tile + kScreenAhead * kTileBytes + kHigh};
     for (uint32_t half = 0; half < 2; half++) {
-      spread_high({tile, half}, s.bits, {slab.q + 32 * half}, slab.scale + 8 * half,
-                  slab.min + 8 * half);
-    }
-    for (uint32_t g = 0; g < 16; g++) {
-      ahead.ask();
-      for (uint32_t v = 0; v < kRows; v += 8) {
-        const __m256 scale = _mm256_load_ps(slab.scale + g * kRows + v);
+      const HalfTile part = {tile, half};
+      q6_scales(part, slab.scale + 8 * half);
+      spread_high(part, {slab.q + 32 * half});
+      for (uint32_t g = 0; g < 16; g++) {
+        const __m256 scale = _mm256_load_ps(slab.scale + g * kRows + 8 * half);
         const __m256 square = _mm256_mul_ps(scale, scale);
         for (uint32_t c = 0; c < s.n_cols; c++) {
           const __m256 energy = _mm256_set1_ps(s.energy[(uint64_t{c} * s.k + k) / 16 + g]);
-          float *to = variance[c] + v;
+          float *to = variance[c] + 8 * half;
           _mm256_store_ps(to, _mm256_fmadd_ps(square, energy, _mm256_load_ps(to)));
         }
       }
     }
-    const uint32_t lines = ((kTileBytes - kHigh + 63) / 64 - 16 + 7) / 8;
-    add_columns<Q2_K>(slab, token, s.n_cols, 256, &ahead, lines, sum);
+    add_columns<HighOfQ6K>(slab, token, s.n_cols, 256, &ahead, (kLines + 7) / 8, sum);
     for (uint32_t c = 0; c < s.n_cols; c++) {
       token[c].q += 256;
       token[c].d += 256 / kActGroup;
-      token[c].s += 16;
     }
   }
-  const float factor = s.bits.variance / (s.bits.step * s.bits.step);
   for (uint32_t c = 0; c < s.n_cols; c++) {
     float best = -__builtin_inff(), bound = best;
     for (uint32_t r = 0; r < kRows; r++) {
       const uint64_t at = c * s.y_stride + row + r;
-      const float y = sum[c][r], deviation = __builtin_sqrtf(factor * variance[c][r]);
+      const float y = s.bits.step * sum[c][r];
+      const float deviation = __builtin_sqrtf(s.bits.variance * variance[c][r]);
+      const float most = y + s.sure * deviation;
       s.y[at] = y;
       if (s.deviation != nullptr) s.deviation[at] = deviation;
       best = y > best ? y : best;
-      bound = !(y + s.sure * deviation <= bound) ? y + s.sure * deviation : bound;
+      bound = !(most <= bound) ? most : bound;
     }
-    const uint64_t group = c * s.group_stride + row / kRows;
-    s.best[group] = best;
-    s.bound[group] = bound;
+    s.best[c * s.group_stride + row / kRows] = best;
+    s.bound[c * s.group_stride + row / kRows] = bound;
   }
 }
 

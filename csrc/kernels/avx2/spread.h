@@ -4,7 +4,6 @@
 #pragma once
 
 #include "kernels/avx2/weave.h"
-#include "kernels/kernels.h"
 
 namespace q35 {
 namespace {
@@ -204,9 +203,8 @@ inline void q6_scales(HalfTile tile, float *scale) {
   byte_scales<true>(s, tile.floats(offsetof(BlockQ6_K, d)), scale);
 }
 
-// The high two bits of half a tile of Q6_K, as bytes.
-inline void spread_high(HalfTile tile, const HighBits &bits, HalfBytes out, float *scale,
-                        float *min) {
+// Twice the high two bits of half a tile of Q6_K, as bytes.
+inline void spread_high(HalfTile tile, HalfBytes out) {
 #pragma GCC unroll 2
   for (uint32_t half = 0; half < 2; half++) {
 #pragma GCC unroll 8
@@ -214,15 +212,9 @@ inline void spread_high(HalfTile tile, const HighBits &bits, HalfBytes out, floa
       const __m256i h = tile.word(offsetof(BlockQ6_K, qh) / 4 + 8 * half + i);
 #pragma GCC unroll 4
       for (uint32_t j = 0; j < 4; j++) {
-        out.put(32 * half + 8 * j + i, and8(_mm256_srli_epi16(h, static_cast<int>(2 * j)), 3));
+        out.put(32 * half + 8 * j + i, and8(move_bit(h, static_cast<int>(2 * j), 1), 6));
       }
     }
-  }
-  q6_scales(tile, scale);
-  for (uint32_t g = 0; g < 16; g++) {
-    const __m256 s = _mm256_loadu_ps(scale + g * kRows);
-    _mm256_storeu_ps(scale + g * kRows, _mm256_mul_ps(s, _mm256_set1_ps(bits.step)));
-    _mm256_storeu_ps(min + g * kRows, _mm256_mul_ps(s, _mm256_set1_ps(bits.min)));
   }
 }
 

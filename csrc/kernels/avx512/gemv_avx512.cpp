@@ -176,50 +176,97 @@ void gemv(const GemvArgs &g) {
 // How many tiles ahead memory is asked for.
 constexpr uint32_t kScreenAhead = 3;
 
+// 2h of chunk j of 32 values, for four of them in each of 16 rows.
+template <uint32_t kJ>
+inline __m512i twice_high(__m512i bits) {
+  return and8(kJ == 0 ? _mm512_slli_epi16(bits, 1) : _mm512_srli_epi16(bits, 2 * kJ - 1), 6);
+}
+
+// Products of the high bits of chunk kJ of 32 values, group g of the tile.
+template <uint32_t kJ, uint32_t kC>
+inline void add_high(const __m512i (&bits)[8], const __m512 (&scale)[2], const Tokens<kC> &at,
+                     const int32_t *const (&start)[kC], uint32_t g, __m512 (&acc)[kC]) {
+  __m512i dot[2][kC];
+  for (uint32_t p = 0; p < 2; p++) {
+    for (uint32_t c = 0; c < kC; c++) dot[p][c] = _mm512_set1_epi32(start[c][2 * g + p]);
+  }
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < 8; i++) {
+    const __m512i w = twice_high<kJ>(bits[i]);
+    for (uint32_t c = 0; c < kC; c++) {
+      const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(at.q[c] + 32 * g + 4 * i)));
+      dot[i / 4][c] = _mm512_dpbusd_epi32(dot[i / 4][c], w, x);
+    }
+  }
+  const __m512 none[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (uint32_t c = 0; c < kC; c++) {
+    acc[c] = add_16<false>(acc[c], {dot[0][c], dot[1][c]}, scale, none, _mm512_set1_ps(at.d[c][g]),
+                           nullptr, 0);
+  }
+}
+
 // 16 rows of Q6_K by kC tokens, from the high bits. Less than half of each tile is read.
 template <uint32_t kC>
 void screen_rows(const ScreenArgs &s, uint32_t row) {
-  constexpr uint32_t kTileBytes = kRows * sizeof(BlockQ6_K),
-                     kHigh = 64 * offsetof(BlockQ6_K, qh) / 4;
-  constexpr uint32_t kLines = (kTileBytes - kHigh + 63) / 64;
+  constexpr uint32_t kTileBytes = kRows * sizeof(BlockQ6_K);
+  constexpr uint32_t kHigh = offsetof(BlockQ6_K, qh) / 4, kScales = offsetof(BlockQ6_K, scales) / 4;
+  constexpr uint32_t kLines = (kTileBytes - 64 * kHigh + 63) / 64;
   Tokens<kC> at;
+  const int32_t *start[kC];
   const float *energy[kC];
   __m512 acc[kC], variance[kC];
   for (uint32_t c = 0; c < kC; c++) {
     const uint64_t first = static_cast<uint64_t>(c) * s.k;
     at.q[c] = s.act.q + first;
     at.d[c] = s.act.d + first / kActGroup;
-    at.s[c] = s.act.s + first / 16;
+    at.s[c] = nullptr;
+    start[c] = s.start + first / 16;
     energy[c] = s.energy + first / 16;
     acc[c] = variance[c] = _mm512_setzero_ps();
   }
   const uint8_t *tile = s.w + row * s.row_bytes;
-  Slab slab;
   for (uint32_t k = 0; k < s.k; k += 256, tile += kTileBytes) {
-    Ahead ahead = {tile + kScreenAhead * kTileBytes + kHigh};
-    spread_high(tile, s.bits, &ahead, Bytes<Q6_K, kRows, Q6_K::kBias>{slab.q}, slab.scale,
-                slab.min);
-    for (uint32_t i = 16; i < kLines; i++) ahead.ask();
-    load_sums<kC, 16, true>(&at, 256, 0);
-    add_slab<kC, 16, true>(slab, at, 256, &ahead, 0, acc);
-    for (uint32_t g = 0; g < 16; g++) {
-      const __m512 scale = _mm512_load_ps(slab.scale + g * kRows);
-      const __m512 square = _mm512_mul_ps(scale, scale);
-      for (uint32_t c = 0; c < kC; c++) {
-        variance[c] = _mm512_fmadd_ps(square, _mm512_set1_ps(energy[c][g]), variance[c]);
+    Ahead ahead = {tile + kScreenAhead * kTileBytes + 64 * kHigh};
+    const __m512 d = floats_at(tile + 16 * offsetof(BlockQ6_K, d));
+    for (uint32_t half = 0; half < 2; half++) {
+      __m512i bits[8];
+      for (uint32_t i = 0; i < 8; i++) {
+        bits[i] = word_at(tile, kHigh + 8 * half + i);
+        ahead.ask();
       }
+      __m512 scale[4][2];
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < 8; i++) {
+        const __m512i word = word_at(tile, kScales + 2 * half + i / 4);
+        scale[i / 2][i % 2] = _mm512_mul_ps(byte_floats<true>(word, i % 4), d);
+        const __m512 square = _mm512_mul_ps(scale[i / 2][i % 2], scale[i / 2][i % 2]);
+        for (uint32_t c = 0; c < kC; c++) {
+          const __m512 e = _mm512_set1_ps(energy[c][8 * half + i]);
+          variance[c] = _mm512_fmadd_ps(square, e, variance[c]);
+        }
+      }
+      add_high<0, kC>(bits, scale[0], at, start, 4 * half, acc);
+      add_high<1, kC>(bits, scale[1], at, start, 4 * half + 1, acc);
+      add_high<2, kC>(bits, scale[2], at, start, 4 * half + 2, acc);
+      add_high<3, kC>(bits, scale[3], at, start, 4 * half + 3, acc);
     }
-    at.advance();
-    for (const float *&e : energy) e += 16;
+    for (uint32_t i = 16; i < kLines; i++) ahead.ask();
+    for (uint32_t c = 0; c < kC; c++) {
+      at.q[c] += 256;
+      at.d[c] += 256 / kActGroup;
+      start[c] += 16;
+      energy[c] += 16;
+    }
   }
-  const float factor = s.bits.variance / (s.bits.step * s.bits.step);
   for (uint32_t c = 0; c < kC; c++) {
-    _mm512_storeu_ps(s.y + c * s.y_stride + row, acc[c]);
+    const __m512 square = _mm512_mul_ps(variance[c], _mm512_set1_ps(s.bits.variance));
+    const __m512 deviation = _mm512_sqrt_ps(square);
+    const __m512 y = _mm512_mul_ps(acc[c], _mm512_set1_ps(s.bits.step));
+    const __m512 bound = _mm512_fmadd_ps(deviation, _mm512_set1_ps(s.sure), y);
     const uint64_t group = c * s.group_stride + row / kRows;
-    const __m512 deviation = _mm512_sqrt_ps(_mm512_mul_ps(variance[c], _mm512_set1_ps(factor)));
+    _mm512_storeu_ps(s.y + c * s.y_stride + row, y);
     if (s.deviation != nullptr) _mm512_storeu_ps(s.deviation + c * s.y_stride + row, deviation);
-    const __m512 bound = _mm512_fmadd_ps(deviation, _mm512_set1_ps(s.sure), acc[c]);
-    s.best[group] = _mm512_reduce_max_ps(acc[c]);
+    s.best[group] = _mm512_reduce_max_ps(y);
     s.bound[group] = _mm512_reduce_max_ps(bound);
   }
 }

@@ -5,7 +5,6 @@
 #pragma once
 
 #include "kernels/avx512/weave.h"
-#include "kernels/kernels.h"
 
 namespace q35 {
 namespace {
@@ -218,30 +217,6 @@ inline void q6_scales(const uint8_t *tile, float *scale) {
   const __m512i s[4] = {word_at(tile, kFirst), word_at(tile, kFirst + 1), word_at(tile, kFirst + 2),
                         word_at(tile, kFirst + 3)};
   byte_scales<kStride, true>(s, floats_at(tile + 16 * offsetof(BlockQ6_K, d)), scale);
-}
-
-// The high two bits of a tile of Q6_K, as bytes. Asks for a line with each word.
-template <class Out>
-inline void spread_high(const uint8_t *tile, const HighBits &bits, Ahead *ahead, Out out,
-                        float *scale, float *min) {
-#pragma GCC unroll 2
-  for (uint32_t half = 0; half < 2; half++) {
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < 8; i++) {
-      const __m512i h = word_at(tile, offsetof(BlockQ6_K, qh) / 4 + 8 * half + i);
-      ahead->ask();
-#pragma GCC unroll 4
-      for (uint32_t j = 0; j < 4; j++) {
-        out.put(32 * half + 8 * j + i, and8(_mm512_srli_epi16(h, 2 * j), 3));
-      }
-    }
-  }
-  q6_scales<kWovenRows>(tile, scale);
-  for (uint32_t g = 0; g < 16; g++) {
-    const __m512 s = _mm512_load_ps(scale + g * kWovenRows);
-    _mm512_store_ps(scale + g * kWovenRows, _mm512_mul_ps(s, _mm512_set1_ps(bits.step)));
-    _mm512_store_ps(min + g * kWovenRows, _mm512_mul_ps(s, _mm512_set1_ps(bits.min)));
-  }
 }
 
 // Nibbles of scales_l and bit pairs of scales_h make scales of 6 bits, stored with an offset of 32.
