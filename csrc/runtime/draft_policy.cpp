@@ -7,7 +7,9 @@ namespace q35 {
 namespace {
 
 constexpr float kMemory = 0.97f;   // some 33 observations count
-constexpr float kFading = 0.9f;    // of what is imagined before there are any
+constexpr float kFading = 0.9f;    // of what is imagined before there are any,
+constexpr float kDoubt = 0.1f;     // down to this
+constexpr float kForget = 0.99f;   // of the observations, in every round
 constexpr double kMtpGuess = 0.6;  // chance of a draft
 constexpr double kLookupGuess[] = {0.2, 0.3, 0.5, 0.6, 0.7, 0.85};
 constexpr double kRowGuess = 0.1;    // of a pass: what one row more costs
@@ -34,7 +36,12 @@ constexpr double kOutlier = 1.25;                      // of a mean: more counts
 void Frequency::note(bool hit) {
   hits = hits * kMemory + (hit ? 1.0f : 0.0f);
   total = total * kMemory + 1.0f;
-  ignorance *= kFading;
+  ignorance = std::max(kDoubt, ignorance * kFading);
+}
+
+void Frequency::fade() {
+  hits *= kForget;
+  total *= kForget;
 }
 
 void Duration::note(double measured) {
@@ -154,6 +161,10 @@ double DraftPolicy::lookup_chance(uint32_t length) const {
 
 DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &lookup) {
   round_++;
+  for (uint32_t depth = 0; depth < kMaxDrafts; depth++) {
+    depth_[depth].fade();
+    for (Frequency &level : level_[depth]) level.fade();
+  }
   if (pass_.count == 0) return {Source::None, 0, 0, false};  // the first pass is measured alone
   Plan best = {Source::None, 0, 1.0 / plain_seconds(), false};
   if (round_ - last_plain_ > (pass_.count < 2 * kSure ? kPlainSoon : kPlainLate)) return best;

@@ -22,9 +22,12 @@ namespace q35 {
 // How often something happened lately.
 struct Frequency {
   float hits = 0, total = 0;
-  float ignorance = 1;  // fades with observations
+  float ignorance = 1;  // fades with observations, but never quite
 
   void note(bool hit);
+  // A round has passed: without new observations the prior counts more and more, or what once was
+  // bad luck would never be tried again.
+  void fade();
   // With some imagined observations of `prior`, which fade too.
   double estimate(double prior) const {
     const double weight = 4.0 * ignorance;

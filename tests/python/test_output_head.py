@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -118,3 +120,20 @@ def test_texts_are_the_same(toy: Path, draft: str) -> None:
         for options in PENALTIES:
             kept = {"max_tokens": 120, **options}
             assert llm.generate(PROMPT, **kept) == llm.generate(PROMPT, logprobs=0, **kept)
+
+
+def test_rows_that_are_not_numbers(toy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.gguf"
+    shutil.copy(toy, path)
+    with Llama(str(toy), n_ctx=256, draft="off") as llm:
+        expected = llm.generate(PROMPT, temperature=0, max_tokens=60)
+        used = {*llm.tokenize(PROMPT), *expected.tokens}
+    reader = gguf.GGUFReader(path, "r+")
+    (head,) = (tensor for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    unused = [row for row in range(len(head.data)) if row not in used]
+    head.data[unused[::7], -2:] = np.frombuffer(b"\x00\x7e", np.uint8)  # the scale, a NaN
+    reader.data.flush()
+    with Llama(str(path), n_ctx=256, draft="off") as llm:
+        assert llm.generate(PROMPT, temperature=0, max_tokens=60) == expected
+        whole = llm.generate(PROMPT, temperature=0, max_tokens=60, logprobs=0)
+        assert whole == expected

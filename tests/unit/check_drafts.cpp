@@ -240,6 +240,26 @@ void check_first_text() {
   expect(right.speed() > 0.85 * best, "a first text where they are right", right.speed(), best);
 }
 
+// Bad luck with the first drafts at some depth must not keep the policy from it for ever.
+void check_bad_luck() {
+  const World world = {0.21, 0.06, 0.84, 0, 0};
+  const double best = best_fixed(0.21, 0.06, 0.84);
+  for (uint64_t seed = 0; seed < 300; seed++) {
+    Random random(seed);
+    DraftPolicy policy;
+    for (int text = 0; text < 8; text++) {
+      policy.begin_text();
+      simulate(&policy, &random, world, 50);
+    }
+    Totals late;
+    for (int text = 0; text < 8; text++) {
+      policy.begin_text();
+      late.add(simulate(&policy, &random, world, 50));
+    }
+    expect(late.speed() > 0.88 * best, "after bad luck", late.speed(), best);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -249,5 +269,6 @@ int main() {
   check_hidden_costs();
   check_short_texts();
   check_first_text();
+  check_bad_luck();
   return 0;
 }

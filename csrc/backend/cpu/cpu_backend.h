@@ -90,7 +90,6 @@ class CpuBackend final : public Backend {
   bool can_screen(const Matrix &w) const;
   void look(const LinearJob &job, uint32_t n, uint32_t k, uint32_t groups);
   ScreenArgs screen_args(const Matrix &w, uint32_t row, uint32_t rows, uint32_t n, uint32_t k);
-  float top_of_groups(const float *y, uint32_t listed, uint32_t n);
   void read_groups(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t first);
   void linear_many(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs);
   void linear_tiled(const float *x, uint32_t n, uint32_t k, const LinearJob *jobs, uint32_t n_jobs,

@@ -24,8 +24,6 @@ constexpr float kSure = 5.5f;
 // Whether they are shows in the rows that were read whole, most of which are mere neighbours of one
 // that was chosen: with one that is this far off, all of the matrix is read after all.
 constexpr float kSuspect = 5.0f;
-// Of more tokens than this a look takes as long as reading all: it is bound by arithmetic then.
-constexpr uint32_t kMostCols = 2;
 // A look that leaves more than one of so many groups was in vain.
 constexpr uint32_t kVainShare = 4;
 // Time of a look, and of a group read by itself, in units of reading all and of its share of that
@@ -38,6 +36,11 @@ constexpr uint32_t kLongestPause = 256;
 // Groups of an item of the pool.
 constexpr uint32_t kItemGroups = 8;
 
+// What is not a number is never the largest.
+float or_least(float x) {
+  return x == x ? x : -INFINITY;
+}
+
 }  // namespace
 
 Status Screen::reserve(const Matrix &w) {
@@ -46,11 +49,11 @@ Status Screen::reserve(const Matrix &w) {
   group_bytes_ = static_cast<int64_t>(kWovenRows * w.row_bytes);
   look_bytes_ = static_cast<int64_t>(kWovenRows * (w.row_bytes / sizeof(BlockQ6_K)) * kHigh);
   const uint64_t groups = w.rows / kWovenRows;
-  Q35_TRY(start_.resize(uint64_t{kGemvMaxCols} * (w.cols / 16)));
-  Q35_TRY(energy_.resize(uint64_t{kGemvMaxCols} * (w.cols / 16)));
-  Q35_TRY(best_.resize(kGemvMaxCols * groups));
-  Q35_TRY(bound_.resize(kGemvMaxCols * groups));
-  Q35_TRY(ranked_.resize(std::max<uint64_t>(groups, kMostRows * kGemvMaxCols * kWovenRows)));
+  Q35_TRY(start_.resize(uint64_t{kMostCols} * (w.cols / 16)));
+  Q35_TRY(energy_.resize(uint64_t{kMostCols} * (w.cols / 16)));
+  Q35_TRY(best_.resize(kMostCols * groups));
+  Q35_TRY(bound_.resize(kMostCols * groups));
+  Q35_TRY(ranked_.resize(std::max<uint64_t>(groups, kMostRows * kMostCols * kWovenRows)));
   Q35_TRY(off_.resize(groups));
   Q35_TRY(chosen_.resize(groups));
   return list_.reserve(groups);
@@ -123,16 +126,28 @@ void Screen::begin(uint32_t n_groups, uint32_t n_cols, uint32_t k, const ActQ8 &
   }
 }
 
-float Screen::kth_largest(float *y, uint32_t n, uint32_t k) {
-  if (n < k) return -INFINITY;
-  std::nth_element(y, y + (k - 1), y + n, std::greater<float>());
-  return y[k - 1];
+// The n-th largest of the first values of ranked_, which are no NaN: -inf when there are fewer.
+float Screen::nth_of_ranked(uint32_t count, uint32_t n) {
+  if (count < n) return -INFINITY;
+  float *first = ranked_.data();
+  std::nth_element(first, first + (n - 1), first + count, std::greater<float>());
+  return first[n - 1];
+}
+
+float Screen::nth_largest(const float *y, uint32_t listed, uint32_t n) {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < listed && count + kWovenRows <= ranked_.size(); i++) {
+    const float *rows = y + list_[i] * kWovenRows;
+    std::transform(rows, rows + kWovenRows, ranked_.data() + count, or_least);
+    count += kWovenRows;
+  }
+  return nth_of_ranked(count, n);
 }
 
 void Screen::choose_best(uint32_t column, uint32_t n) {
   const float *best = best_.data() + uint64_t{column} * n_groups_;
-  std::copy(best, best + n_groups_, ranked_.data());
-  const float lowest = kth_largest(ranked_.data(), n_groups_, n);
+  std::transform(best, best + n_groups_, ranked_.data(), or_least);
+  const float lowest = nth_of_ranked(n_groups_, n);
   for (uint32_t g = 0; g < n_groups_; g++) {
     if (chosen_[g] != 0 || !(best[g] >= lowest)) continue;
     chosen_[g] = 1;
@@ -200,7 +215,7 @@ void CpuBackend::linear_top(const float *x, uint32_t n, uint32_t k, const Linear
                             const TopRows &top) {
   const Matrix &w = *job.w;
   const uint32_t groups = (top.end < w.rows ? top.end : w.rows) / kWovenRows;
-  const bool few = n <= kMostCols && !prompt_;
+  const bool few = n <= Screen::kMostCols && !prompt_;
   const bool wanted = top.n != 0 && top.n <= Screen::kMostRows && top.n <= groups;
   if (!few || !wanted || !can_screen(w) || !screen_.worth_it()) return linear(x, n, k, &job, 1);
   quantize(x, n, k, false);
@@ -210,7 +225,7 @@ void CpuBackend::linear_top(const float *x, uint32_t n, uint32_t k, const Linear
   const uint32_t first = static_cast<uint32_t>(screen_.list().size());
   read_groups(job, x, n, k, 0);
   for (uint32_t c = 0; c < n; c++) {
-    screen_.choose_possible(c, top_of_groups(job.y + c * job.y_stride, first, top.n));
+    screen_.choose_possible(c, screen_.nth_largest(job.y + c * job.y_stride, first, top.n));
   }
   bool whole = screen_.in_vain();
   if (!whole) {
@@ -261,18 +276,6 @@ ScreenArgs CpuBackend::screen_args(const Matrix &w, uint32_t row, uint32_t rows,
   return args;
 }
 
-// The n-th largest product of a column in the first listed groups.
-float CpuBackend::top_of_groups(const float *y, uint32_t listed, uint32_t n) {
-  float *values = screen_.values();
-  const uint32_t most = screen_.n_values() / kWovenRows;
-  listed = listed < most ? listed : most;
-  for (uint32_t i = 0; i < listed; i++) {
-    std::memcpy(values + i * kWovenRows, y + screen_.list()[i] * kWovenRows,
-                sizeof(float) * kWovenRows);
-  }
-  return Screen::kth_largest(values, listed * kWovenRows, n);
-}
-
 // Products of the groups listed from `first` on.
 void CpuBackend::read_groups(const LinearJob &job, const float *x, uint32_t n, uint32_t k,
                              uint32_t first) {
@@ -282,8 +285,8 @@ void CpuBackend::read_groups(const LinearJob &job, const float *x, uint32_t n, u
     const uint32_t end = std::min(first + count, begin + kItemGroups);
     for (uint32_t i = begin; i < end; i++) {
       const uint32_t row = screen_.list()[i] * kWovenRows;
-      float expected[kGemvMaxCols][kWovenRows], deviation[kGemvMaxCols][kWovenRows];
-      float best[kGemvMaxCols], bound[kGemvMaxCols];
+      float expected[Screen::kMostCols][kWovenRows], deviation[Screen::kMostCols][kWovenRows];
+      float best[Screen::kMostCols], bound[Screen::kMostCols];
       ScreenArgs args = screen_args(*job.w, row, kWovenRows, n, k);
       args.y = expected[0];
       args.y_stride = kWovenRows;

@@ -12,6 +12,8 @@ class Screen {
  public:
   // More wanted rows than this are not worth a first look.
   static constexpr uint32_t kMostRows = 64;
+  // Of more tokens than this a look takes as long as reading all: it is bound by arithmetic then.
+  static constexpr uint32_t kMostCols = 2;
 
   [[nodiscard]] Status reserve(const Matrix &w);
   uint64_t bytes() const;
@@ -35,10 +37,9 @@ class Screen {
   void choose_possible(uint32_t column, float lowest);
   const Array<uint32_t> &list() const { return list_; }
 
-  // y: [n] values. The k-th largest, -inf when there are fewer. Orders them anew.
-  static float kth_largest(float *y, uint32_t n, uint32_t k);
-  float *values() { return ranked_.data(); }  // scratch, kMostRows * kGemvMaxCols groups at least
-  uint32_t n_values() const { return static_cast<uint32_t>(ranked_.size()); }
+  // The n-th largest product of a column in the first `listed` groups of the list, or a smaller
+  // one.
+  float nth_largest(const float *y, uint32_t listed, uint32_t n);
 
   // The i-th listed group was read: a column's expected and real products, and deviations, [16].
   void compare(uint32_t i, const float *expected, const float *deviation, const float *real);
@@ -53,6 +54,7 @@ class Screen {
 
  private:
   void fit(const Matrix &w);
+  float nth_of_ranked(uint32_t count, uint32_t n);
 
   HighBits bits_ = {};
   int64_t group_bytes_ = 0, look_bytes_ = 0;  // of a group of rows, and of its high bits
