@@ -9,7 +9,7 @@ namespace {
 constexpr float kMemory = 0.97f;   // some 33 observations count
 constexpr float kFading = 0.9f;    // of what is imagined before there are any,
 constexpr float kDoubt = 0.1f;     // down to this
-constexpr float kForget = 0.99f;   // of the observations, in every round
+constexpr float kForget = 0.997f;  // of the observations, in every round
 constexpr double kMtpGuess = 0.6;  // chance of a draft
 constexpr double kLookupGuess[] = {0.2, 0.3, 0.5, 0.6, 0.7, 0.85};
 constexpr double kRowGuess = 0.1;    // of a pass: what one row more costs
@@ -30,6 +30,7 @@ constexpr double kMissed = 0.5;       // of what a lookup would have gained in a
 // Everything is compared with plain decoding, whose time grows with the context.
 constexpr uint64_t kPlainSoon = 16, kPlainLate = 200;  // rounds between two plain ones
 constexpr double kOutlier = 1.25;                      // of a mean: more counts as much
+constexpr double kProbeWeight = 0.25;                  // of a round in a mean; others: kMeanWeight
 
 }  // namespace
 
@@ -53,12 +54,12 @@ void Duration::note(double measured) {
                                 : std::min(0.05 * (measured - seconds), 0.02 * seconds);
 }
 
-void Mean::note(double measured) {
+void Mean::note(double measured, double weight) {
   if (count++ < kSure) {
     value = count == 1 ? measured : std::min(value, measured);
     return;
   }
-  value += 0.05 * (std::min(measured, kOutlier * value) - value);
+  value += weight * (std::min(measured, kOutlier * value) - value);
 }
 
 void DraftPolicy::Account::add(double tokens) {
@@ -111,7 +112,8 @@ void DraftPolicy::note_round(const Round &round, double seconds) {
   // Less than its parts it takes only where those are overestimated.
   const double least = parts(round.drafts, round.steps);
   seconds = std::max(least, std::min(seconds - certain, kOutlier * account->factor() * least));
-  if (!round.probe) account->beyond.note(seconds / least);
+  // Probes are few, and the only way back when the factor was overestimated.
+  account->beyond.note(seconds / least, round.probe ? kProbeWeight : kMeanWeight);
   const double gain = round.tokens - seconds / plain_seconds();
   account->add(gain);
   account->gain += kRecent * (gain - account->gain);
@@ -165,7 +167,9 @@ DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &looku
     depth_[depth].fade();
     for (Frequency &level : level_[depth]) level.fade();
   }
-  if (pass_.count == 0) return {Source::None, 0, 0, false};  // the first pass is measured alone
+  // The first passes are measured alone: were the only one interrupted, further rows would seem to
+  // cost nothing.
+  if (pass_.count < kSure) return {Source::None, 0, 0, false};
   Plan best = {Source::None, 0, 1.0 / plain_seconds(), false};
   if (round_ - last_plain_ > (pass_.count < 2 * kSure ? kPlainSoon : kPlainLate)) return best;
   if (row_.count < kSure) room = std::min(room, 1u);  // until it is known what rows cost

@@ -43,12 +43,14 @@ struct Duration {
   void note(double measured);
 };
 
-// A mean of late that single outliers do not move far.
+// A mean of late that single outliers do not move far, and the weight of a measurement in it.
+constexpr double kMeanWeight = 0.05;
+
 struct Mean {
   double value = 0;
   uint32_t count = 0;
 
-  void note(double measured);
+  void note(double measured, double weight = kMeanWeight);
 };
 
 class DraftPolicy {
