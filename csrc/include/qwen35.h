@@ -258,7 +258,8 @@ QWEN35_API qwen35_status qwen35_session_eval_picture(qwen35_session *session, co
                                                      float *hidden_sum, qwen35_progress progress,
                                                      void *user);
 /* The logits that the last eval kept, [n_vocab], valid until the next call with the session; NULL
- * when it kept none. */
+ * when it kept none. Those behind a qwen35_session_decode() whose draw did not look at all of them
+ * are computed now. */
 QWEN35_API const float *qwen35_session_logits(qwen35_session *session);
 /* Makes the eval now running on `session` (any thread) return ERROR_CANCELLED soon, or the next one
  * when none runs. A batch of at most 8 tokens, and the logits of a batch, are finished first: when

@@ -326,10 +326,10 @@ void Batcher::share_logits(const Job *const *jobs, uint32_t n) {
   float *wanted = hidden_.data();  // rows move up, over those without logits
   const float *hidden = hidden_.data();
   uint32_t count = 0;
-  TopRows top = jobs[0]->top;
+  TopRows top = {};
   for (uint32_t i = 0; i < n; i++) {
     const uint32_t n_rows = jobs[i]->n_rows, rows = logit_rows(*jobs[i]);
-    if (rows != 0) top = widest(top, jobs[i]->top);
+    if (rows != 0) top = count == 0 ? jobs[i]->top : widest(top, jobs[i]->top);
     std::memmove(wanted + count * n_embd, hidden + (n_rows - rows) * n_embd,
                  sizeof(float) * rows * n_embd);
     count += rows;
