@@ -43,9 +43,9 @@ struct Duration {
   void note(double measured);
 };
 
-// A mean of late that single outliers do not move far, and the weight of a measurement in it.
-constexpr double kMeanWeight = 0.05;
+constexpr double kMeanWeight = 0.05;  // of a measurement in a mean
 
+// A mean of late that single outliers do not move far.
 struct Mean {
   double value = 0;
   uint32_t count = 0;

@@ -3,20 +3,11 @@
 //
 //   bench_draft_head MODEL THREADS ROWS...
 #include <algorithm>
-#include <chrono>
 
 #include "engine/handles.h"
+#include "kernels/timing.h"
 #include "runtime/draft_head.h"
 #include "runtime/engine.h"
-
-namespace {
-
-double seconds() {
-  using Clock = std::chrono::steady_clock;
-  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
 
 int main(int argc, char **argv) {
   expect(argc > 3, "usage: bench_draft_head MODEL THREADS ROWS...");
@@ -36,9 +27,9 @@ int main(int argc, char **argv) {
       q35::Batcher::Exclusive threads(&model->batcher);
       float p = 0;
       whole.best(model->kernels, threads.backend(), state.data(), &p);
-      const double start = seconds();
+      const double start = q35::seconds();
       head.best(model->kernels, threads.backend(), state.data(), &p);
-      best = std::min(best, seconds() - start);
+      best = std::min(best, q35::seconds() - start);
     }
     std::printf("%s %.6f\n", argv[i], 1e3 * best);
   }

@@ -109,7 +109,6 @@ bool Screen::worth_it() {
 
 void Screen::begin(uint32_t n_groups, uint32_t n_cols, uint32_t k, const ActQ8 &act) {
   n_groups_ = n_groups;
-  n_cols_ = n_cols;
   list_.clear();
   std::memset(chosen_.data(), 0, n_groups);
   std::fill(off_.begin(), off_.begin() + n_groups, 0.0f);

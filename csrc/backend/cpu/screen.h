@@ -58,7 +58,7 @@ class Screen {
 
   HighBits bits_ = {};
   int64_t group_bytes_ = 0, look_bytes_ = 0;  // of a group of rows, and of its high bits
-  uint32_t n_groups_ = 0, n_cols_ = 0;
+  uint32_t n_groups_ = 0;
   Array<int32_t> start_;
   Array<float> energy_, best_, bound_;
   Array<float> ranked_;

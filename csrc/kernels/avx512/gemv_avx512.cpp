@@ -184,7 +184,8 @@ inline __m512i twice_high(__m512i bits) {
 
 // Products of the high bits of chunk kJ of 32 values, group g of the tile.
 template <uint32_t kJ, uint32_t kC>
-inline void add_high(const __m512i (&bits)[8], const __m512 (&scale)[2], const Tokens<kC> &at,
+inline void add_high(const __m512i (&bits)[8], const __m512 (&scale)[2],
+                     const int8_t *const (&q)[kC], const float *const (&d)[kC],
                      const int32_t *const (&start)[kC], uint32_t g, __m512 (&acc)[kC]) {
   __m512i dot[2][kC];
   for (uint32_t p = 0; p < 2; p++) {
@@ -194,13 +195,13 @@ inline void add_high(const __m512i (&bits)[8], const __m512 (&scale)[2], const T
   for (uint32_t i = 0; i < 8; i++) {
     const __m512i w = twice_high<kJ>(bits[i]);
     for (uint32_t c = 0; c < kC; c++) {
-      const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(at.q[c] + 32 * g + 4 * i)));
+      const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(q[c] + 32 * g + 4 * i)));
       dot[i / 4][c] = _mm512_dpbusd_epi32(dot[i / 4][c], w, x);
     }
   }
   const __m512 none[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (uint32_t c = 0; c < kC; c++) {
-    acc[c] = add_16<false>(acc[c], {dot[0][c], dot[1][c]}, scale, none, _mm512_set1_ps(at.d[c][g]),
+    acc[c] = add_16<false>(acc[c], {dot[0][c], dot[1][c]}, scale, none, _mm512_set1_ps(d[c][g]),
                            nullptr, 0);
   }
 }
@@ -211,15 +212,15 @@ void screen_rows(const ScreenArgs &s, uint32_t row) {
   constexpr uint32_t kTileBytes = kRows * sizeof(BlockQ6_K);
   constexpr uint32_t kHigh = offsetof(BlockQ6_K, qh) / 4, kScales = offsetof(BlockQ6_K, scales) / 4;
   constexpr uint32_t kLines = (kTileBytes - 64 * kHigh + 63) / 64;
-  Tokens<kC> at;
+  const int8_t *q[kC];
+  const float *d[kC];
   const int32_t *start[kC];
   const float *energy[kC];
   __m512 acc[kC], variance[kC];
   for (uint32_t c = 0; c < kC; c++) {
     const uint64_t first = static_cast<uint64_t>(c) * s.k;
-    at.q[c] = s.act.q + first;
-    at.d[c] = s.act.d + first / kActGroup;
-    at.s[c] = nullptr;
+    q[c] = s.act.q + first;
+    d[c] = s.act.d + first / kActGroup;
     start[c] = s.start + first / 16;
     energy[c] = s.energy + first / 16;
     acc[c] = variance[c] = _mm512_setzero_ps();
@@ -227,7 +228,7 @@ void screen_rows(const ScreenArgs &s, uint32_t row) {
   const uint8_t *tile = s.w + row * s.row_bytes;
   for (uint32_t k = 0; k < s.k; k += 256, tile += kTileBytes) {
     Ahead ahead = {tile + kScreenAhead * kTileBytes + 64 * kHigh};
-    const __m512 d = floats_at(tile + 16 * offsetof(BlockQ6_K, d));
+    const __m512 super = floats_at(tile + 16 * offsetof(BlockQ6_K, d));
     for (uint32_t half = 0; half < 2; half++) {
       __m512i bits[8];
       for (uint32_t i = 0; i < 8; i++) {
@@ -238,22 +239,22 @@ void screen_rows(const ScreenArgs &s, uint32_t row) {
 #pragma GCC unroll 8
       for (uint32_t i = 0; i < 8; i++) {
         const __m512i word = word_at(tile, kScales + 2 * half + i / 4);
-        scale[i / 2][i % 2] = _mm512_mul_ps(byte_floats<true>(word, i % 4), d);
+        scale[i / 2][i % 2] = _mm512_mul_ps(byte_floats<true>(word, i % 4), super);
         const __m512 square = _mm512_mul_ps(scale[i / 2][i % 2], scale[i / 2][i % 2]);
         for (uint32_t c = 0; c < kC; c++) {
           const __m512 e = _mm512_set1_ps(energy[c][8 * half + i]);
           variance[c] = _mm512_fmadd_ps(square, e, variance[c]);
         }
       }
-      add_high<0, kC>(bits, scale[0], at, start, 4 * half, acc);
-      add_high<1, kC>(bits, scale[1], at, start, 4 * half + 1, acc);
-      add_high<2, kC>(bits, scale[2], at, start, 4 * half + 2, acc);
-      add_high<3, kC>(bits, scale[3], at, start, 4 * half + 3, acc);
+      add_high<0, kC>(bits, scale[0], q, d, start, 4 * half, acc);
+      add_high<1, kC>(bits, scale[1], q, d, start, 4 * half + 1, acc);
+      add_high<2, kC>(bits, scale[2], q, d, start, 4 * half + 2, acc);
+      add_high<3, kC>(bits, scale[3], q, d, start, 4 * half + 3, acc);
     }
     for (uint32_t i = 16; i < kLines; i++) ahead.ask();
     for (uint32_t c = 0; c < kC; c++) {
-      at.q[c] += 256;
-      at.d[c] += 256 / kActGroup;
+      q[c] += 256;
+      d[c] += 256 / kActGroup;
       start[c] += 16;
       energy[c] += 16;
     }
