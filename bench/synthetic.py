@@ -107,7 +107,7 @@ def random_blocks(kind: TensorType, blocks: int, std: float, rng: np.random.Gene
     return out
 
 
-def _floats(tensor: PlannedTensor, rng: np.random.Generator) -> NDArray[np.float32]:
+def floats(tensor: PlannedTensor, rng: np.random.Generator) -> NDArray[np.float32]:
     """Vectors and convolutions: what makes sense for each of them."""
     count = math.prod(tensor.ne)
     noise = rng.standard_normal(count, np.float32)
@@ -120,7 +120,7 @@ def _floats(tensor: PlannedTensor, rng: np.random.Generator) -> NDArray[np.float
     return np.float32(1) + noise * np.float32(0.05)
 
 
-def _deviation(tensor: PlannedTensor, tied: bool) -> float:
+def deviation(tensor: PlannedTensor, tied: bool) -> float:
     """Keeps products of order one; the head gives logits of deviation 4."""
     if tensor.role is Role.OUTPUT or (tied and tensor.role is Role.EMBEDDING):
         return 4.0 / math.sqrt(tensor.ne[0])
@@ -160,9 +160,9 @@ def write(path: Path, size: str, file_type: FileType, tokenizer: Tokenizer, *, m
     with GgufWriter(path, metadata, specs) as writer:
         for tensor, spec in zip(plan, specs, strict=True):
             if spec.type is T.F32:
-                writer.write(_floats(tensor, rng))
+                writer.write(floats(tensor, rng))
             else:
-                _write_matrix(writer, spec, _deviation(tensor, config.tied), rng)
+                _write_matrix(writer, spec, deviation(tensor, config.tied), rng)
     return sum(spec.bytes for spec in specs)
 
 

@@ -104,7 +104,7 @@ inline void add_columns(const Slab &slab, const Token *token, uint32_t n_cols, u
 }
 
 // How far ahead of the tiles at work memory is asked for.
-constexpr uint32_t kAheadBytes = 4096;
+constexpr uint32_t kAheadBytes = 8192;
 
 // Up to 16 rows from `row` on by all tokens; missing rows repeat the last and are not stored.
 template <class D>

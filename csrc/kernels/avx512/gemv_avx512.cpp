@@ -1,6 +1,7 @@
 // Integer products for few tokens on AVX-512 VNNI: 256 values of 16 rows are decoded at a time, in
 // the first-level cache, and met with all tokens. Decoding is paid once, a token adds one
-// instruction per 4 values of 16 rows, and the arithmetic is that of the panels (product.h).
+// instruction per 4 values of 16 rows, and the arithmetic is that of the panels (product.h). A
+// token alone meets what is decoded in registers.
 #include "kernels/avx512/product.h"
 #include "kernels/avx512/tier_avx512.h"
 
@@ -94,8 +95,56 @@ inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *
   }
 }
 
-// How far ahead of the tiles at work memory is asked for.
-constexpr uint32_t kAheadBytes = 4096;
+// Meets the words of a tile with one token as they are decoded: they need not be kept.
+template <class D>
+struct Dots {
+  static constexpr uint32_t kLines = D::kBlockBytes / 4;  // of memory in a tile, rounded down
+  const int8_t *q;
+  __m512i *dot;  // [kBlock / kGroup]
+  Ahead *ahead;
+
+  void put(uint32_t u, __m512i w) const {
+    constexpr uint32_t kPuts = D::kBlock / 4;
+    const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(q + 4 * u)));
+    __m512i *to = dot + 4 * u / D::kGroup;
+    *to = _mm512_dpbusd_epi32(*to, w, x);
+    for (uint32_t i = u * kLines / kPuts; i < (u + 1) * kLines / kPuts; i++) ahead->ask();
+  }
+};
+
+// acc += a tile's rows times the token's values from first on, of the 256 that `at` stands at.
+template <class D>
+inline void add_tile(const uint8_t *tile, const Tokens<1> &at, uint32_t first, Ahead *ahead,
+                     __m512 *acc) {
+  constexpr uint32_t kGroups = D::kBlock / D::kGroup, kParts = 32 / D::kGroup;
+  alignas(64) float scale[kGroups * kRows], min[kGroups * kRows];
+  block_scales<D, kRows>(tile, scale, min);
+  const int32_t *start = at.start[0] + first / 16;
+  __m512i dot[kGroups];
+#pragma GCC unroll 16
+  for (uint32_t g = 0; g < kGroups; g++) {
+    dot[g] = D::kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[g * D::kGroup / 16]);
+  }
+  block_bytes<D>(tile, Dots<D>{at.q[0] + first, dot, ahead});
+#pragma GCC unroll 8
+  for (uint32_t g = 0; g < D::kBlock / 32; g++) {
+    __m512 scales[2], mins[2];
+    load_pair<true, (kParts - 1) * kRows>(scale + g * kParts * kRows, scales);
+    load_pair<D::kHasMin, (kParts - 1) * kRows>(min + g * kParts * kRows, mins);
+    const __m512 d = _mm512_set1_ps(at.d[0][first / 32 + g]);
+    const float *s = at.sum[0] + first / 16 + 2 * g;
+    if constexpr (kParts == 1) {
+      *acc = add_32<D::kHasMin>(*acc, dot[g], scales[0], mins[0], d, _mm512_set1_ps(s[0]));
+    } else {
+      *acc = add_16<D::kHasMin>(*acc, {dot[2 * g], dot[2 * g + 1]}, scales, mins, d, s, 1);
+    }
+  }
+}
+
+// How far ahead of the tiles at work memory is asked for. Tiles that are read in one direction are
+// followed by the hardware's prefetchers as well; those of Q6_K are four streams.
+template <class D>
+constexpr uint32_t kAheadBytes = D::kPacking == Packing::Quads ? 8192 : 2048;
 
 // Up to 16 rows from `row` on by all kC tokens; missing rows repeat the last and are not stored.
 template <class D, uint32_t kC>
@@ -119,23 +168,35 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
   Slab slab;
   // Woven tiles are one stream. Rows are 16 short ones that the hardware prefetchers give up on, so
   // the next 16 are asked for: most lines while rows are woven, the rest between the products.
-  const uint8_t *next = w[0] + (woven ? kAheadBytes : kRows * g.row_bytes);
+  const uint8_t *next = w[0] + (woven ? kAheadBytes<D> : kRows * g.row_bytes);
+  const uint8_t *const end = g.w + g.rows * g.row_bytes;
   for (uint32_t k = 0; k < g.k; k += 256) {
     const uint32_t n = g.k - k < 256 ? g.k - k : 256, n_blocks = n / D::kBlock;
-    Ahead ahead = {next};
+    const uint32_t bytes = n_blocks * kRows * D::kBlockBytes;
+    // What is behind the end belongs to another thread; what is at hand costs nothing.
+    Ahead ahead = {next < end ? next : w[0]};
+    const uint8_t *const asked = ahead.p + bytes;
     if (!woven) {
       for (uint32_t i = 0; i < n_blocks; i++) {
         weave_block<D>(w, &ahead, own_tiles + i * kRows * D::kBlockBytes);
         for (const uint8_t *&p : w) p += D::kBlockBytes;
       }
     }
-    spread<D, kRows, D::kBias>(woven ? tiles : own_tiles, n, slab.q, slab.scale, slab.min);
+    const uint8_t *here = woven ? tiles : own_tiles;
     load_sums<kC, D::kGroup, D::kHasMin>(&at, n, D::kBias);
-    tiles += n_blocks * kRows * D::kBlockBytes;
-    next += n_blocks * kRows * D::kBlockBytes;
-    const uint32_t lines = (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8;
-    add_slab<kC, D::kGroup, D::kHasMin>(slab, at, n, &ahead, lines, acc);
+    if constexpr (kC == 1) {
+      for (uint32_t i = 0; i < n_blocks; i++) {
+        add_tile<D>(here + i * kRows * D::kBlockBytes, at, i * D::kBlock, &ahead, acc);
+      }
+      while (ahead.p < asked) ahead.ask();
+    } else {
+      spread<D, kRows, D::kBias>(here, n, slab.q, slab.scale, slab.min);
+      const uint32_t lines = (static_cast<uint32_t>(asked - ahead.p) / 64 + 7) / 8;
+      add_slab<kC, D::kGroup, D::kHasMin>(slab, at, n, &ahead, lines, acc);
+    }
     at.advance();
+    tiles += bytes;
+    next += bytes;
   }
   const __mmask16 stored = static_cast<__mmask16>(rows >= kRows ? 0xffffu : (1u << rows) - 1);
   for (uint32_t c = 0; c < kC; c++) {

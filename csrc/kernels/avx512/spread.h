@@ -54,16 +54,18 @@ struct Bytes {
 
 template <class D, class Out>
 inline void spread_bytes(const uint8_t *tile, Out out) {
+#pragma GCC unroll 8
   for (uint32_t i = 0; i < 8; i++) out.put(i, D::finish(word_at(tile, i)));
 }
 
-// first: word of the nibbles
+// first: word of the nibbles; u: of the values
 template <class D, class Out>
-inline void spread_halves(const uint8_t *tile, uint32_t first, Out out) {
+inline void spread_halves(const uint8_t *tile, uint32_t first, uint32_t u, Out out) {
+#pragma GCC unroll 4
   for (uint32_t i = 0; i < 4; i++) {
     const __m512i x = word_at(tile, first + i);
-    out.put(i, D::finish(and8(x, 15)));
-    out.put(4 + i, D::finish(and8(_mm512_srli_epi16(x, 4), 15)));
+    out.put(u + i, D::finish(and8(x, 15)));
+    out.put(u + 4 + i, D::finish(and8(_mm512_srli_epi16(x, 4), 15)));
   }
 }
 
@@ -71,6 +73,7 @@ template <class D, class Out>
 inline void spread_fifths(const uint8_t *tile, Out out) {
   constexpr uint32_t kFirst = D::kHasMin ? 1 : 0;  // behind d and m
   const __m512i bits = word_at(tile, kFirst);
+#pragma GCC unroll 4
   for (uint32_t i = 0; i < 4; i++) {
     const __m512i x = word_at(tile, kFirst + 1 + i);
     // Byte b of a word takes the 8 bits around bit 4i + b of the row's word, that one as bit 4.
@@ -236,39 +239,52 @@ inline void iq4_xs_scales(const uint8_t *tile, float *scale) {
 
 // ---- any format ---------------------------------------------------------------------------------
 
-// A tile. q: [kBlock / 4][kStride][4]; scale, min: [kBlock / group][kStride].
-template <class D, uint32_t kStride, int kBias>
-inline void spread_block(const uint8_t *tile, uint8_t *q, float *scale, float *min) {
-  const Bytes<D, kStride, kBias> out = {q};
+// The scales and minimums of a tile. scale, min: [kBlock / group][kStride]
+template <class D, uint32_t kStride>
+inline void block_scales(const uint8_t *tile, float *scale, float *min) {
   if constexpr (D::kBlock == 32) {
     block_scale<D>(tile, scale, min);
-    if constexpr (D::kPacking == Packing::Bytes) {
-      spread_bytes<D>(tile, out);
-    } else if constexpr (D::kPacking == Packing::Halves) {
-      spread_halves<D>(tile, D::kHasMin ? 1 : 0, out);
-    } else {
-      spread_fifths<D>(tile, out);
-    }
   } else if constexpr (D::kPacking == Packing::Pairs) {
     pair_scales<kStride>(tile, scale, min);
-    spread_pairs<D>(tile, out);
   } else if constexpr (D::kPacking == Packing::Quads) {
     q6_scales<kStride>(tile, scale);
-    spread_quads(tile, out);
   } else if constexpr (D::kPacking == Packing::Halves) {
     iq4_xs_scales<kStride>(tile, scale);
-    for (uint32_t i = 0; i < 8; i++) {
-      spread_halves<D>(tile, offsetof(BlockIQ4_XS, qs) / 4 + 4 * i,
-                       Bytes<D, kStride, kBias>{q + 32 * kStride * i});
-    }
+  } else if constexpr (D::kHasMin) {
+    q2_scales<kStride>(tile, scale, min);
   } else {
-    if constexpr (D::kHasMin) {
-      q2_scales<kStride>(tile, scale, min);
-    } else {
-      q3_scales<kStride>(tile, scale);
-    }
-    spread_planes<D>(tile, out);
+    q3_scales<kStride>(tile, scale);
   }
+}
+
+// The bytes of a tile: out.put(u, x) takes values 4u .. 4u + 3 of 16 rows.
+template <class D, class Out>
+inline void block_bytes(const uint8_t *tile, Out out) {
+  if constexpr (D::kPacking == Packing::Bytes) {
+    spread_bytes<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Fifths) {
+    spread_fifths<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Pairs) {
+    spread_pairs<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Quads) {
+    spread_quads(tile, out);
+  } else if constexpr (D::kPacking == Packing::Planes) {
+    spread_planes<D>(tile, out);
+  } else if constexpr (D::kBlock == 32) {
+    spread_halves<D>(tile, D::kHasMin ? 1 : 0, 0, out);
+  } else {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; i++) {
+      spread_halves<D>(tile, offsetof(BlockIQ4_XS, qs) / 4 + 4 * i, 8 * i, out);
+    }
+  }
+}
+
+// A tile. q: [kBlock / 4][kStride][4]; scale, min: [kBlock / group][kStride]
+template <class D, uint32_t kStride, int kBias>
+inline void spread_block(const uint8_t *tile, uint8_t *q, float *scale, float *min) {
+  block_scales<D, kStride>(tile, scale, min);
+  block_bytes<D>(tile, Bytes<D, kStride, kBias>{q});
 }
 
 // n <= 256 values, a multiple of the block. q: [n / 4][kStride][4]; scale, min: [n /
