@@ -141,10 +141,11 @@ inline void add_tile(const uint8_t *tile, const Tokens<1> &at, uint32_t first, A
   }
 }
 
-// How far ahead of the tiles at work memory is asked for. Tiles that are read in one direction are
-// followed by the hardware's prefetchers as well; those of Q6_K are four streams.
-template <class D>
-constexpr uint32_t kAheadBytes = D::kPacking == Packing::Quads ? 8192 : 2048;
+// How far ahead of the tiles at work memory is asked for. Tiles that one token meets as they are
+// read, in one direction, are followed by the hardware's prefetchers as well; those of Q6_K are
+// four streams, and more tokens leave long pauses between tiles.
+template <class D, uint32_t kC>
+constexpr uint32_t kAheadBytes = kC == 1 && D::kPacking != Packing::Quads ? 2048 : 8192;
 
 // Up to 16 rows from `row` on by all kC tokens; missing rows repeat the last and are not stored.
 template <class D, uint32_t kC>
@@ -168,7 +169,7 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
   Slab slab;
   // Woven tiles are one stream. Rows are 16 short ones that the hardware prefetchers give up on, so
   // the next 16 are asked for: most lines while rows are woven, the rest between the products.
-  const uint8_t *next = w[0] + (woven ? kAheadBytes<D> : kRows * g.row_bytes);
+  const uint8_t *next = w[0] + (woven ? kAheadBytes<D, kC> : kRows * g.row_bytes);
   const uint8_t *const end = g.w + g.rows * g.row_bytes;
   for (uint32_t k = 0; k < g.k; k += 256) {
     const uint32_t n = g.k - k < 256 ? g.k - k : 256, n_blocks = n / D::kBlock;
