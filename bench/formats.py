@@ -31,7 +31,7 @@ from qwen35cpp.convert.published import SIZES, config_of, placeholder_tokenizer
 from qwen35cpp.convert.tensor_map import Role, plan_text
 from qwen35cpp.convert.writer import ALIGNMENT, build_header
 from speed import OURS, PEER, Runner
-from synthetic import deviation, floats
+from synthetic import deviation, floats, random_halves
 
 BASE = "Q4_K"
 TYPES = [
@@ -63,9 +63,7 @@ class Spec:
 def random_blocks(kind: T, blocks: int, std: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Blocks of random codes whose values have deviation `std`."""
     if kind in (T.F16, T.BF16):
-        values = rng.standard_normal(blocks, np.float32) * np.float32(std)
-        narrow = values.astype(np.float16) if kind is T.F16 else values.view(np.uint16)[1::2]
-        return np.ascontiguousarray(narrow).view(np.uint8)
+        return random_halves(blocks, std, rng, bf16=kind is T.BF16)
     out = rng.integers(0, 256, (blocks, GGML_QUANT_SIZES[kind][1]), np.uint8)
 
     def put(at: int, value: float) -> None:
@@ -113,6 +111,26 @@ def write(path: Path, size: str, kind: T) -> None:
             file.write(bytes(-file.tell() % ALIGNMENT))
 
 
+def compare(runner: Runner, base: Path, path: Path, engines: list[str]) -> list[str]:
+    """Speeds of a file, each beside its ratio to those of the base, then to those of the peer."""
+    found: dict[tuple[str, Path, str], list[float]] = {}
+    for _ in range(runner.arguments.rounds):
+        for engine, file in [(OURS, base), *((engine, path) for engine in engines)]:
+            (result,) = runner.run(engine, str(file), [0], 32)
+            for what in ("prefill", "decode"):
+                found.setdefault((engine, file, what), []).append(result[what])
+    median = {key: statistics.median(values) for key, values in found.items()}
+    cells = []
+    for what in ("prefill", "decode"):
+        speed = median[OURS, path, what]
+        cells += [f"{speed:.1f}", f"{speed / median[OURS, base, what]:.2f}"]
+    if PEER in engines:
+        for what in ("prefill", "decode"):
+            speed = median[PEER, path, what]
+            cells += [f"{speed:.1f}", f"{median[OURS, path, what] / speed:.2f}"]
+    return cells
+
+
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -135,21 +153,7 @@ def main() -> None:
         for kind in arguments.types:
             path = Path(folder) / "model.gguf"
             write(path, arguments.size, T[kind.upper()])
-            found: dict[tuple[str, Path, str], list[float]] = {}
-            for _ in range(arguments.rounds):
-                for engine, file in [(OURS, base), *((engine, path) for engine in engines)]:
-                    (result,) = runner.run(engine, str(file), [0], 32)
-                    for what in ("prefill", "decode"):
-                        found.setdefault((engine, file, what), []).append(result[what])
-            median = {key: statistics.median(values) for key, values in found.items()}
-            cells = [kind.upper()]
-            for what in ("prefill", "decode"):
-                speed = median[OURS, path, what]
-                cells += [f"{speed:.1f}", f"{speed / median[OURS, base, what]:.2f}"]
-            if arguments.peer_python:
-                for what in ("prefill", "decode"):
-                    speed = median[PEER, path, what]
-                    cells += [f"{speed:.1f}", f"{median[OURS, path, what] / speed:.2f}"]
+            cells = [kind.upper(), *compare(runner, base, path, engines)]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 

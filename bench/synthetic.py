@@ -107,6 +107,13 @@ def random_blocks(kind: TensorType, blocks: int, std: float, rng: np.random.Gene
     return out
 
 
+def random_halves(count: int, std: float, rng: np.random.Generator, *, bf16: bool) -> Bytes:
+    """The bytes of `count` normal values of deviation `std`, as BF16 (truncated) or F16."""
+    values = rng.standard_normal(count, np.float32) * np.float32(std)
+    narrow = values.view(np.uint16)[1::2] if bf16 else values.astype(np.float16)
+    return np.ascontiguousarray(narrow).view(np.uint8)
+
+
 def floats(tensor: PlannedTensor, rng: np.random.Generator) -> NDArray[np.float32]:
     """Vectors and convolutions: what makes sense for each of them."""
     count = math.prod(tensor.ne)
@@ -134,10 +141,7 @@ def _write_matrix(
     for start in range(0, spec.rows, step):
         rows = min(step, spec.rows - start)
         if spec.type in (T.F16, T.BF16):
-            values = rng.standard_normal(rows * spec.ne[0], np.float32) * np.float32(std)
-            upper = values.view(np.uint16)[1::2]  # BF16, truncated
-            narrow = values.astype(np.float16) if spec.type is T.F16 else upper
-            writer.write(np.ascontiguousarray(narrow))
+            writer.write(random_halves(rows * spec.ne[0], std, rng, bf16=spec.type is T.BF16))
         else:
             blocks = rows * spec.ne[0] // BLOCKS[spec.type][0]
             writer.write(random_blocks(spec.type, blocks, std, rng))
