@@ -57,6 +57,21 @@ inline void load_sums(Tokens<kC> *at, uint32_t n, int bias) {
   }
 }
 
+// total + the products of 32 values, whose dots were made in parts of 32 or 16. scale, min: of the
+// parts, kRows apart; s: d * (sum of the integers) of each 16
+template <bool kMin, uint32_t kParts>
+inline __m512 add_dots(__m512 total, const __m512i (&dot)[kParts], const float *scale,
+                       const float *min, __m512 d, const float *s) {
+  __m512 scales[2], mins[2];
+  load_pair<true, (kParts - 1) * kRows>(scale, scales);
+  load_pair<kMin, (kParts - 1) * kRows>(min, mins);
+  if constexpr (kParts == 1) {
+    return add_32<kMin>(total, dot[0], scales[0], mins[0], d, _mm512_set1_ps(s[0]));
+  } else {
+    return add_16<kMin>(total, dot, scales, mins, d, s, 1);
+  }
+}
+
 // acc[c] += the slab's rows times n values of kC tokens. lines: to ask for with each 32 values
 template <uint32_t kC, uint32_t kGroup, bool kMin>
 inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *ahead,
@@ -64,10 +79,10 @@ inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *
   constexpr uint32_t kParts = 32 / kGroup;
   for (uint32_t g = 0; g < n / 32; g++) {
     for (uint32_t i = 0; i < lines; i++) ahead->ask();
-    __m512i dot[kParts][kC];
+    __m512i dot[kC][kParts];
     for (uint32_t p = 0; p < kParts; p++) {
       for (uint32_t c = 0; c < kC; c++) {
-        dot[p][c] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(at.start[c][2 * g + p]);
+        dot[c][p] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(at.start[c][2 * g + p]);
       }
     }
 #pragma GCC unroll 8
@@ -75,22 +90,14 @@ inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *
       const __m512i w = _mm512_load_si512(slab.q + (8 * g + i) * kRows * 4);
       for (uint32_t c = 0; c < kC; c++) {
         const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(at.q[c] + 32 * g + 4 * i)));
-        __m512i *to = &dot[kParts == 2 ? i / 4 : 0][c];
+        __m512i *to = &dot[c][kParts == 2 ? i / 4 : 0];
         *to = _mm512_dpbusd_epi32(*to, w, x);
       }
     }
-    const float *scale = slab.scale + g * kParts * kRows, *min = slab.min + g * kParts * kRows;
-    __m512 scales[2], mins[2];
-    load_pair<true, (kParts - 1) * kRows>(scale, scales);
-    load_pair<kMin, (kParts - 1) * kRows>(min, mins);
+    const uint32_t at_part = g * kParts * kRows;
     for (uint32_t c = 0; c < kC; c++) {
-      const __m512 d = _mm512_set1_ps(at.d[c][g]);
-      const float *s = at.sum[c] + 2 * g;
-      if constexpr (kParts == 1) {
-        acc[c] = add_32<kMin>(acc[c], dot[0][c], scales[0], mins[0], d, _mm512_set1_ps(s[0]));
-      } else {
-        acc[c] = add_16<kMin>(acc[c], {dot[0][c], dot[1][c]}, scales, mins, d, s, 1);
-      }
+      acc[c] = add_dots<kMin>(acc[c], dot[c], slab.scale + at_part, slab.min + at_part,
+                              _mm512_set1_ps(at.d[c][g]), at.sum[c] + 2 * g);
     }
   }
 }
@@ -120,24 +127,19 @@ inline void add_tile(const uint8_t *tile, const Tokens<1> &at, uint32_t first, A
   alignas(64) float scale[kGroups * kRows], min[kGroups * kRows];
   block_scales<D, kRows>(tile, scale, min);
   const int32_t *start = at.start[0] + first / 16;
-  __m512i dot[kGroups];
+  __m512i dot[D::kBlock / 32][kParts];
 #pragma GCC unroll 16
   for (uint32_t g = 0; g < kGroups; g++) {
-    dot[g] = D::kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[g * D::kGroup / 16]);
+    dot[g / kParts][g % kParts] =
+        D::kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[g * D::kGroup / 16]);
   }
-  block_bytes<D>(tile, Dots<D>{at.q[0] + first, dot, ahead});
+  block_bytes<D>(tile, Dots<D>{at.q[0] + first, dot[0], ahead});
 #pragma GCC unroll 8
   for (uint32_t g = 0; g < D::kBlock / 32; g++) {
-    __m512 scales[2], mins[2];
-    load_pair<true, (kParts - 1) * kRows>(scale + g * kParts * kRows, scales);
-    load_pair<D::kHasMin, (kParts - 1) * kRows>(min + g * kParts * kRows, mins);
-    const __m512 d = _mm512_set1_ps(at.d[0][first / 32 + g]);
-    const float *s = at.sum[0] + first / 16 + 2 * g;
-    if constexpr (kParts == 1) {
-      *acc = add_32<D::kHasMin>(*acc, dot[g], scales[0], mins[0], d, _mm512_set1_ps(s[0]));
-    } else {
-      *acc = add_16<D::kHasMin>(*acc, {dot[2 * g], dot[2 * g + 1]}, scales, mins, d, s, 1);
-    }
+    const uint32_t at_part = g * kParts * kRows;
+    *acc = add_dots<D::kHasMin>(*acc, dot[g], scale + at_part, min + at_part,
+                                _mm512_set1_ps(at.d[0][first / 32 + g]),
+                                at.sum[0] + first / 16 + 2 * g);
   }
 }
 
