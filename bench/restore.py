@@ -22,7 +22,8 @@ clock: Callable[[], float] = time.perf_counter
 
 def fill(llm: Llama, tokens: list[int]) -> Node:
     """Makes the first slot believe that it has read these tokens, and keeps that state."""
-    with llm._engine.hold_first() as held, held.slot.timeline() as timeline:
+    with llm._engine.hold_first() as held, held.slot.alive, held.slot.lock:
+        timeline = held.slot.timeline
         session = held.slot.session
         snapshot = session.snapshot()
         entries = os.urandom(PIECE * session.token_bytes)
@@ -40,7 +41,8 @@ def fill(llm: Llama, tokens: list[int]) -> Node:
 
 def go(llm: Llama, node: Node) -> float:
     """Seconds to stand behind a node, when the caches hold something else."""
-    with llm._engine.hold_first() as held, held.slot.timeline() as timeline:
+    with llm._engine.hold_first() as held, held.slot.alive, held.slot.lock:
+        timeline = held.slot.timeline
         timeline.reset()
         held.slot.session.eval([5] * 9)
         timeline.held = [5] * 9

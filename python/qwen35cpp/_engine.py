@@ -133,7 +133,8 @@ class Engine:
         """Writes all that a session needs to go on from a node; returns the size."""
         from ._prefix import state_file
 
-        with self.hold_first() as held, held.slot.timeline() as timeline:
+        with self.hold_first() as held, self.alive, held.slot.lock:
+            timeline = held.slot.timeline
             entries, snapshot = timeline.copy_node(node)
             try:
                 return state_file.write(
@@ -166,8 +167,8 @@ class Engine:
         except OSError as error:
             raise FileError(f"cannot read {path}: {error}") from error
         self.check_pins(len(entries))
-        with self.hold_first() as held, held.slot.timeline() as timeline:
-            return header, timeline.add_node(header, tokens, entries, snapshot)
+        with self.hold_first() as held, self.alive, held.slot.lock:
+            return header, held.slot.timeline.add_node(header, tokens, entries, snapshot)
 
     # ---- any thread, without a slot -------------------------------------------------------------
 

@@ -288,6 +288,10 @@ class Stream(Iterator[C], Generic[C, T]):
             if end.value is not None:
                 self.result = end.value
             raise StopIteration from None
+        except BaseException:  # Ctrl-C may come just outside the generator, which would hold on
+            with contextlib.suppress(ValueError):  # another thread is inside
+                self._chunks.close()
+            raise
 
     def close(self) -> None:
         """Stops generating and lets the next caller have the Llama."""
@@ -306,8 +310,9 @@ class Stream(Iterator[C], Generic[C, T]):
 
     def drain(self) -> T:
         """The whole text of an answer that nobody streams."""
-        for _ in self:
-            pass
+        with self:
+            for _ in self:
+                pass
         if self.result is None:
             raise Cancelled("the generation was closed")
         return self.result

@@ -1,9 +1,12 @@
 """One timeline of tokens: what a session holds, how it is made to hold a prompt, how to go on.
 
-A caller uses a slot only while it holds it (Engine.hold), and `_session_lock` for each call: a
-second Ctrl-C may free a caller before its helper thread has left the session. What the session
-knows, how it comes back to what it knew, and what it waits for because another slot is just reading
-it, is the business of _prefix/.
+A caller uses a slot only while it holds it (Engine.hold), and `slot.lock` for each call: a second
+Ctrl-C may free a caller before its helper thread has left the session. The lock is always taken by
+a `with` of its own: a context manager written in Python may be interrupted when it has just taken
+the lock, and the lock then stays taken for as long as the KeyboardInterrupt is being handled.
+
+What the session knows, how it comes back to what it knew, and what it waits for because another
+slot is just reading it, is the business of _prefix/.
 """
 
 from __future__ import annotations
@@ -64,7 +67,10 @@ class PrefixCache:
 
 
 class Slot:
-    """A session with its history. It is opened when it is first used."""
+    """A session with its history. It is opened when it is first used.
+
+    From outside: `with slot.alive, slot.lock:` and then `slot.timeline`.
+    """
 
     def __init__(
         self,
@@ -73,11 +79,11 @@ class Slot:
         tower: LazyTower,
         cache: PrefixCache,
     ) -> None:
-        self._alive, self._open, self._tower = alive, open_session, tower
+        self.alive, self._open, self._tower = alive, open_session, tower
         self._cache = cache
         self._session: Session | None = None
         self._made: Timeline | None = None
-        self._session_lock = threading.Lock()
+        self.lock = threading.Lock()
         self._cancels = 0  # of _alive, when the request began
         self._used = 0.0  # when a request began last
         self.waited = 0.0  # seconds that the last begin() waited for another slot
@@ -86,8 +92,8 @@ class Slot:
     def session(self) -> Session:
         """The session of the C API."""
         if self._session is None:
-            with self._alive:
-                self._session = self._alive.add(self._open())
+            with self.alive:
+                self._session = self.alive.add(self._open())
         return self._session
 
     @property
@@ -102,38 +108,32 @@ class Slot:
 
     def memory(self) -> tuple[int, int]:
         """Bytes reserved and committed for the context."""
-        with self._alive, self._session_lock:
+        with self.alive, self.lock:
             return self.session.memory()
 
     @property
     def position(self) -> int:
         """Tokens evaluated so far."""
-        with self._alive, self._session_lock:
+        with self.alive, self.lock:
             return self.session.position
 
     @property
-    def _timeline(self) -> Timeline:
+    def timeline(self) -> Timeline:
+        """What the session holds and knows; to be used inside `lock`."""
         session = self.session
         if self._made is None:
             cache = self._cache
             self._made = Timeline(session, cache.tree, cache.markers, cache.disk)
         return self._made
 
-    @contextlib.contextmanager
-    def timeline(self) -> Iterator[Timeline]:
-        """The timeline, while nothing else uses the session."""
-        timeline = self._timeline
-        with self._alive, self._session_lock:
-            yield timeline
-
     def reset(self, *, forget: bool = False) -> None:
         """Goes back to where there are no tokens; `forget` empties the prefix cache as well."""
-        self._cancels = self._alive.cancels
-        with self.timeline() as timeline:
+        self._cancels = self.alive.cancels
+        with self.alive, self.lock:
             if forget:
-                timeline.forget()
+                self.timeline.forget()
             else:
-                timeline.reset()
+                self.timeline.reset()
 
     def begin(
         self,
@@ -151,15 +151,15 @@ class Slot:
         waited for; `progress` hears of 0 tokens meanwhile. `branches` are evaluated with the end.
         """
         self._used, self.waited = time.monotonic(), 0.0
-        with self._alive:
+        with self.alive:
             self.session.clear_cancel()
-            self._cancels = self._alive.cancels
+            self._cancels = self.alive.cancels
             plan = Plan(len(tokens), spans, self._cache.batch)
             if self._cache.enabled or resume:
                 reading = self._join(tokens, plan, progress)
             else:
-                with self.timeline() as timeline:
-                    timeline.reset()
+                with self.alive, self.lock:
+                    self.timeline.reset()
                 reading = Reading(self._cache.tree.lock, tokens, plan, 0, set())
             with reading:
                 known = reading.passed
@@ -191,8 +191,8 @@ class Slot:
                 at_end = branches if end == len(tokens) else None
                 self._read(tokens, start, end, keep, report, at_end)
             if end in reading.places:  # behind a picture, or asked for since the part began
-                with self.timeline() as timeline:
-                    timeline.keep()
+                with self.alive, self.lock:
+                    self.timeline.keep()
             reading.end_part()
 
     def _join(self, tokens: Sequence[int], plan: Plan, progress: Progress | None) -> Reading:
@@ -201,7 +201,8 @@ class Slot:
         boundaries = list(cache.markers.places(tokens))
         promised = 0
         while True:
-            with self.timeline() as timeline, cache.tree.lock:
+            with self.alive, self.lock, cache.tree.lock:
+                timeline = self.timeline
                 known = timeline.ahead(tokens, plan.fits)
                 # A state that was waited for may be gone, for want of memory. Once is enough then.
                 wait = cache.readings.find(tokens, plan, known) if known >= promised else None
@@ -219,8 +220,8 @@ class Slot:
 
     def _look(self, progress: Progress | None, left: int) -> None:
         """Raises when a request that waits is to end; `left`: tokens that it may have to read."""
-        self._alive.check()
-        if self._alive.cancels != self._cancels:
+        self.alive.check()
+        if self.alive.cancels != self._cancels:
             raise Cancelled(f"cancelled after 0 of {left} tokens")
         if progress is not None:
             progress(0, left)
@@ -244,17 +245,17 @@ class Slot:
             outputs = Outputs(want=None if logits else bytes(end - start), snapshots=marks)
 
         def evaluate(report: Progress | None) -> None:
-            with self._alive, self._session_lock:
+            with self.alive, self.lock:
                 session.eval(tokens[start:end], outputs, report)
 
         try:
             self._advance(tokens[start:end], evaluate, progress, drawn=False)
         finally:
-            with self._session_lock:
+            with self.lock:
                 for at in places:
-                    if not self._alive.closed and at <= session.position:
-                        self._timeline.keep_snapshot(at, marks[at - start])
-        self._timeline.logits_kept = logits
+                    if not self.alive.closed and at <= session.position:
+                        self.timeline.keep_snapshot(at, marks[at - start])
+        self.timeline.logits_kept = logits
 
     def eval_picture(
         self,
@@ -270,15 +271,15 @@ class Slot:
         encoding, evaluating = _halves(progress, len(ids))
         try:
             rows = self._tower().rows(
-                picture, encoding, lambda: self._alive.cancels != self._cancels
+                picture, encoding, lambda: self.alive.cancels != self._cancels
             )
         except Cancelled:
-            self._alive.check()  # a closed Llama says so
+            self.alive.check()  # a closed Llama says so
             raise
         session = self.session
 
         def evaluate(report: Progress | None) -> None:
-            with self._alive, self._session_lock:
+            with self.alive, self.lock:
                 session.eval_picture(rows, picture.grid, report, hidden_sum)
 
         self._advance(ids, evaluate, evaluating, drawn=False)
@@ -297,20 +298,20 @@ class Slot:
         session = self.session
 
         def evaluate(report: Progress | None = None) -> None:
-            with self._alive, self._session_lock:
+            with self.alive, self.lock:
                 session.eval(tokens, outputs, report)
 
         self._advance(tokens, evaluate, progress, drawn=True)
-        self._timeline.logits_kept = outputs is None
+        self.timeline.logits_kept = outputs is None
 
     def branch(self, branches: Sequence[Sequence[int]], want: bytes, logits: Floats) -> None:
         """Evaluates continuations that leave no trace; see Session.branch."""
         session = self.session
-        with self.timeline() as timeline:
-            timeline.overwriting()
+        with self.alive, self.lock:
+            self.timeline.overwriting()
 
         def evaluate(_report: Progress | None) -> None:
-            with self._alive, self._session_lock:
+            with self.alive, self.lock:
                 session.branch(branches, want, logits)
 
         with self._stopped_well():
@@ -319,12 +320,12 @@ class Slot:
     @contextlib.contextmanager
     def _stopped_well(self) -> Iterator[None]:
         """Keeps the model open, and the session usable when what runs here is interrupted."""
-        with self._alive:
+        with self.alive:
             try:
                 yield
             except BaseException as error:
                 self.session.clear_cancel()
-                if isinstance(error, Cancelled) and self._alive.closed:
+                if isinstance(error, Cancelled) and self.alive.closed:
                     raise SessionClosed("this Llama was closed during the call") from None
                 raise
 
@@ -337,9 +338,9 @@ class Slot:
         drawn: bool,
     ) -> None:
         """Runs an evaluation that adds `tokens`, and puts things right when it fails."""
-        session, timeline = self.session, self._timeline
+        session, timeline = self.session, self.timeline
         with self._stopped_well():
-            with self._session_lock:
+            with self.lock:
                 timeline.advancing()
             try:
                 if len(tokens) == 1:
@@ -347,14 +348,14 @@ class Slot:
                 else:
                     _interrupt.run(evaluate, session.cancel, progress)
             finally:
-                with self._session_lock:
+                with self.lock:
                     timeline.advanced(tokens, drawn=drawn)
 
     def settle(self) -> None:
         """After a request: writes what is worth it to the disk cache, if there is one."""
         if self._cache.disk is not None:
-            with self.timeline() as timeline:
-                timeline.save_all()
+            with self.alive, self.lock:
+                self.timeline.save_all()
 
     def decode(
         self,
@@ -373,54 +374,55 @@ class Slot:
         drawn: list[Drawn] = []
 
         def evaluate(_report: Progress | None = None) -> None:
-            with self._alive, self._session_lock:
+            with self.alive, self.lock:
                 drawn.extend(session.decode(tokens, sampler, stop_tokens, most, limits))
 
         if not tokens:
             evaluate()
             return drawn
         self._advance(tokens, evaluate, None, drawn=True)
-        with self.timeline() as timeline:
+        with self.alive, self.lock:
+            timeline = self.timeline
             timeline.advanced([token for token, _logprob in drawn[:-1]], drawn=True)
             timeline.logits_kept = True
         return drawn
 
     def take_back(self, sampler: Sampler, n: int) -> None:
         """Undoes the last n tokens that the last decode drew."""
-        with self.timeline() as timeline:
+        with self.alive, self.lock:
             self.session.take_back(sampler, n)
-            del timeline.held[self.session.position :]
+            del self.timeline.held[self.session.position :]
 
     def prepare_drafts(self) -> None:
         """Lets drafts be looked up in what was evaluated."""
-        with self.timeline() as timeline:
+        with self.alive, self.lock:
             # The ids of pictures are wider than those of words.
-            self.session.draft_context([max(token, -1) for token in timeline.tokens])
+            self.session.draft_context([max(token, -1) for token in self.timeline.tokens])
 
     def draft_statistics(self) -> DraftStatistics:
         """What was drafted since the session was opened."""
-        with self._alive, self._session_lock:
+        with self.alive, self.lock:
             return self.session.draft_statistics()
 
     def logits(self, n_vocab: int) -> Floats:
         """The logits that predict the next token, float32 [n_vocab]."""
-        with self._alive, self._session_lock:
+        with self.alive, self.lock:
             return self.session.logits(n_vocab)
 
     def mark(self) -> Mark:
         """The place where the session stands, to come back to within the same request."""
-        with self.timeline() as timeline:
-            return timeline.mark()
+        with self.alive, self.lock:
+            return self.timeline.mark()
 
     def return_to(self, mark: Mark) -> None:
         """Goes back to a mark."""
-        with self.timeline() as timeline:
-            timeline.return_to(mark)
+        with self.alive, self.lock:
+            self.timeline.return_to(mark)
 
     def sample_once(self, model: Model, sampling: Sampling, seed: int) -> int:
         """A token drawn from the logits of the last token evaluated, with settings of its own."""
-        with self.timeline() as timeline:
-            tokens = timeline.tokens
+        with self.alive, self.lock:
+            tokens = self.timeline.tokens
             # Each position has numbers of its own, else equal logits would give equal tokens.
             seed = (seed + len(tokens)) & (2**64 - 1)
             sampler = Sampler(model, sampling, seed=seed, n_logprobs=None, logit_bias={})

@@ -27,12 +27,13 @@ class Turn(Generic[S]):
     deadlock. Any thread may release: a stream can be closed by the garbage collector of another
     one. For the same reason every step allows a release in its middle, on the same thread: hence
     the RLock, and a waiter is queued first and served second. The holders are referred to weakly,
-    so that a slot comes back even when Ctrl-C hits the very code that gives it back.
+    so that a slot comes back even when Ctrl-C hits the very step into __exit__: as soon as the
+    KeyboardInterrupt, whose traceback refers to the holder, has been handled.
     """
 
     def __init__(self, check: Callable[[], None], slots: Sequence[S]) -> None:
         """`check` raises when there is nothing to wait for any more."""
-        self._check = check
+        self.check = check
         self._mutex = threading.RLock()
         self._slots = list(slots)
         self._holders: list[weakref.ref[Hold[S]] | None] = [None] * len(self._slots)
@@ -56,7 +57,6 @@ class Turn(Generic[S]):
         return [i for i, slot in enumerate(self._slots) if hold.only in (None, slot)]
 
     def _join(self, hold: Hold[S]) -> None:
-        self._check()  # first: in a forked child the locks may be held by nobody
         with self._mutex:
             holders = [self._holder(i) for i in self._candidates(hold)]
             mine = [other for other in holders if other and other.thread == hold.thread]
@@ -82,7 +82,7 @@ class Turn(Generic[S]):
         hold.gate.release()
 
     def _look(self) -> None:
-        self._check()
+        self.check()
         self._serve()
 
     def _leave(self, hold: Hold[S]) -> None:
@@ -116,8 +116,9 @@ class Hold(Generic[S]):
 
     def __enter__(self) -> Self:
         self.thread = threading.get_ident()
-        self._turn._join(self)
+        self._turn.check()  # first: in a forked child the locks may be held by nobody
         try:
+            self._turn._join(self)
             while not self.gate.acquire(timeout=_LOOK):
                 self._turn._look()
         except BaseException:  # Ctrl-C while waiting
@@ -131,4 +132,8 @@ class Hold(Generic[S]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._turn._leave(self)
+        try:
+            self._turn._leave(self)
+        except BaseException:  # Ctrl-C while leaving
+            self._turn._leave(self)
+            raise

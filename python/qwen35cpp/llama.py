@@ -625,18 +625,19 @@ class Llama(ChatMethods, DecisionMethods):
         from .session import Snapshot
 
         self._engine.check_pins()
-        with self._engine.hold_first() as held, held.slot.timeline() as timeline:
+        with self._engine.hold_first() as held, held.slot.alive, held.slot.lock:
+            timeline = held.slot.timeline
             return Snapshot(timeline.tokens, (), timeline.keep(pinned=True))
 
     def load_state(self, state: Snapshot) -> None:
         """Goes to where `save_state`, or a session's snapshot, was taken: `eval` goes on there."""
         self._engine.check_node(state._node)
         with self._engine.hold_first() as held:
-            with held.slot.timeline() as timeline:
+            with held.slot.alive, held.slot.lock:
                 if state._node is None:
-                    timeline.reset()
+                    held.slot.timeline.reset()
                 else:
-                    timeline.go(state._node)
+                    held.slot.timeline.go(state._node)
             ahead = state._tokens[held.slot.position :]
             if ahead:
                 held.slot.eval(ahead)

@@ -142,8 +142,8 @@ class Session:
         self._reached: Node | None = None
 
         def pin(slot: Slot) -> None:
-            with slot.timeline() as timeline:
-                self._reached = timeline.keep(pinned=True)
+            with slot.alive, slot.lock:
+                self._reached = slot.timeline.keep(pinned=True)
 
         return replace(request, resume=True, at_end=pin)
 

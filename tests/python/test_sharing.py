@@ -291,13 +291,20 @@ def test_ctrl_c_stops_decoding_and_the_next_call_works(long_path: str) -> None:
     assert done.stdout.splitlines() == ["interrupted", "8"]
 
 
-STORM = """
-import random, signal, sys
+INTERRUPTED = """
+import faulthandler, random, signal, sys
 import numpy  # an import that is interrupted fails for reasons of its own
-from qwen35cpp import Llama
-llama = Llama(sys.argv[1], n_batch=64)
-expected = llama.generate("Hello world", max_tokens=8, temperature=0, ignore_eos=True).tokens
+from qwen35cpp import Llama, SessionBusy
+faulthandler.dump_traceback_later(110, exit=True)
+llama = Llama(sys.argv[1], n_batch=64, n_parallel=1)
 
+def answer(n=4):
+    return llama.generate("Hello world", max_tokens=n, temperature=0, ignore_eos=True).tokens
+
+expected = answer()
+"""
+
+STORM = """
 def interrupt(*_):
     raise KeyboardInterrupt
 
@@ -319,16 +326,61 @@ while hits < 150:
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         hits += 1
-        if hits % 10 == 0:
-            text = llama.generate("Hello world", max_tokens=8, temperature=0, ignore_eos=True)
-            assert text.tokens == expected
+    if hits % 10 == 0:
+        assert answer() == expected
 print("ok")
 """
 
 
 def test_interrupts_at_random_moments_leave_the_llama_usable(tiny_path: str) -> None:
-    done = run_python(STORM, tiny_path)
+    done = run_python(INTERRUPTED + STORM, tiny_path)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
+# Python looks for signals when it enters a function of its own and when one written in C returned.
+EVERY_MOMENT = """
+calls = [
+    lambda: llama.generate([70] * 70, max_tokens=2, ignore_eos=True),
+    lambda: list(llama.generate("abc", stream=True, max_tokens=2, ignore_eos=True)),
+    lambda: llama.embed(["a b", "d"]),
+]
+
+def interrupt(call, moment):
+    passed = 0
+
+    def step(frame, event, _):
+        nonlocal passed
+        passed += event in ("call", "c_return")
+        if passed == moment:
+            raise KeyboardInterrupt
+
+    sys.setprofile(step)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+
+for call in calls:
+    busy, moment, ended = 0, 1, False
+    while not ended:
+        try:
+            interrupt(call, moment)
+            ended = True
+        except KeyboardInterrupt:
+            try:  # while the exception and so the frames that it went through are alive
+                assert answer(1) == expected[:1]
+            except SessionBusy:
+                busy += 1
+        if moment % 16 == 0 or ended:
+            assert answer() == expected
+        moment += 1
+    print(moment > 300, busy < 4)
+"""
+
+
+def test_an_interrupt_at_any_moment_leaves_the_llama_usable(tiny_path: str) -> None:
+    done = run_python(INTERRUPTED + EVERY_MOMENT, tiny_path)
+    assert (done.returncode, done.stdout) == (0, "True True\n" * 3), done.stderr
 
 
 # ---- processes ----------------------------------------------------------------------------------
