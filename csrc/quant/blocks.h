@@ -2,6 +2,7 @@
 // Constants of each format sit in its struct, so that templates over blocks need no other table.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -245,6 +246,16 @@ struct BlockIQ1_M {
   U16 scales[4];
 };
 static_assert(sizeof(BlockIQ1_M) == 56, "IQ1_M");
+
+// See TypeTraits.
+template <class Block>
+constexpr uint32_t odd_half() {
+  if constexpr (sizeof(Block) % 4 != 0) {
+    return offsetof(Block, d);
+  } else {
+    return 0;
+  }
+}
 
 // ---- packed sub-scales ------------------------------------------------------------------------
 

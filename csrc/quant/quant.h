@@ -41,6 +41,7 @@ struct TypeTraits {
   uint32_t block_bytes;  // bytes of a block
   uint32_t group;        // values that share one scale after unpacking: 16 or 32; 0: float type
   bool has_min;          // unpacked values have a per-group minimum
+  uint32_t odd_half;  // byte of the half word (a scale) of blocks that are not whole words, else 0
 
   // Decodes n values (a multiple of block_size) to float, bit for bit like the format's definition.
   void (*decode)(const uint8_t *src, float *dst, size_t n);

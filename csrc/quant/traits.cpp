@@ -67,15 +67,22 @@ using Encode = decltype(TypeTraits::encode);
 
 template <class Block>
 constexpr TypeTraits blocks(DType type, const char *name, Encode encode) {
-  return {type,          name,           Block::kSize,         sizeof(Block),
-          Block::kGroup, Block::kHasMin, decode_blocks<Block>, unpack_blocks<Block>,
+  return {type,
+          name,
+          Block::kSize,
+          sizeof(Block),
+          Block::kGroup,
+          Block::kHasMin,
+          odd_half<Block>(),
+          decode_blocks<Block>,
+          unpack_blocks<Block>,
           encode};
 }
 
 constexpr TypeTraits kTraits[] = {
-    {DType::F32, "F32", 1, 4, 0, false, decode_f32, nullptr, encode_f32},
-    {DType::F16, "F16", 1, 2, 0, false, decode_f16, nullptr, encode_f16},
-    {DType::BF16, "BF16", 1, 2, 0, false, decode_bf16, nullptr, encode_bf16},
+    {DType::F32, "F32", 1, 4, 0, false, 0, decode_f32, nullptr, encode_f32},
+    {DType::F16, "F16", 1, 2, 0, false, 0, decode_f16, nullptr, encode_f16},
+    {DType::BF16, "BF16", 1, 2, 0, false, 0, decode_bf16, nullptr, encode_bf16},
     blocks<BlockQ4_0>(DType::Q4_0, "Q4_0", encode_q4_0),
     blocks<BlockQ4_1>(DType::Q4_1, "Q4_1", encode_q4_1),
     blocks<BlockQ5_0>(DType::Q5_0, "Q5_0", encode_q5_0),

@@ -22,12 +22,11 @@ struct WovenBlock {
   uint32_t half;  // its byte in the block
 };
 
-constexpr WovenBlock woven_block(uint32_t block_size, uint32_t block_bytes) {
+// odd_half: see TypeTraits; it is first or last in a block.
+constexpr WovenBlock woven_block(uint32_t block_bytes, uint32_t odd_half) {
   const bool has_half = block_bytes % 4 != 0;
-  // The scale of blocks of 32 values comes first, that of larger ones last.
-  const bool half_first = has_half && block_size == 32;
-  return {block_bytes, block_bytes / 4, half_first ? 2u : 0u, has_half,
-          half_first ? 0u : block_bytes - 2};
+  const uint32_t first_word = has_half && odd_half == 0 ? 2 : 0;
+  return {block_bytes, block_bytes / 4, first_word, has_half, odd_half};
 }
 
 // Weaves 16 rows of n_blocks blocks each; may read 64 bytes past their end. Part of a kernel tier.
@@ -46,7 +45,7 @@ inline void unweave_block(const WovenBlock &shape, const uint8_t *tile, uint32_t
 // One row of the whole groups of a woven matrix at `data`, as in the file. out: [row_bytes]
 inline void unweave_row(const TypeTraits &type, const uint8_t *data, uint64_t row_bytes,
                         uint64_t row, uint8_t *out) {
-  const WovenBlock shape = woven_block(type.block_size, type.block_bytes);
+  const WovenBlock shape = woven_block(type.block_bytes, type.odd_half);
   const uint32_t in_group = static_cast<uint32_t>(row % kWovenRows);
   const uint8_t *tile = data + (row - in_group) * row_bytes;
   for (uint64_t at = 0; at < row_bytes; at += type.block_bytes) {

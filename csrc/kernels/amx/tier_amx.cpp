@@ -300,6 +300,16 @@ void pack_16(const TypeTraits &type, const Rows &rows, bool woven, uint32_t k, u
       return pack_quantised<IQ4_NL>(rows, woven, k, out);
     case DType::IQ4_XS:
       return pack_quantised<IQ4_XS>(rows, woven, k, out);
+    case DType::IQ2_XXS:
+      return pack_quantised<IQ2_XXS>(rows, woven, k, out);
+    case DType::IQ2_XS:
+      return pack_quantised<IQ2_XS>(rows, woven, k, out);
+    case DType::IQ2_S:
+      return pack_quantised<IQ2_S>(rows, woven, k, out);
+    case DType::IQ3_XXS:
+      return pack_quantised<IQ3_XXS>(rows, woven, k, out);
+    case DType::IQ3_S:
+      return pack_quantised<IQ3_S>(rows, woven, k, out);
     default:
       return pack_decoded(type, rows, k, out);
   }

@@ -54,6 +54,7 @@ struct Layout {
   static constexpr bool kHasMin = Block::kHasMin, kSigned = kSignedOf;
   static constexpr Packing kPacking = kHow;
   static constexpr int kBias = kBiasOf, kMax = kMaxOf;
+  static constexpr uint32_t kOddHalf = odd_half<Block>();
   static constexpr bool kExtraBit = false;  // stored apart, one of each value
   static __m256i finish(__m256i x) { return x; }
 };

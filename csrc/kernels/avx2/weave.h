@@ -61,7 +61,7 @@ inline void weave_4(const uint8_t *const *w, uint32_t offset, uint8_t *out) {
 // One block of each row to a tile. Asks for about as many lines as it reads, one at a time.
 template <class D>
 inline void weave_block(const Rows &rows, Ahead *ahead, uint8_t *out) {
-  constexpr WovenBlock kShape = woven_block(D::kBlock, D::kBlockBytes);
+  constexpr WovenBlock kShape = woven_block(D::kBlockBytes, D::kOddHalf);
   constexpr uint32_t kRest = kShape.words % 8;
   for (uint32_t half = 0; half < 2; half++) {
     const uint8_t *const *w = rows + 8 * half;

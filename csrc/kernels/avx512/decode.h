@@ -42,6 +42,7 @@ enum class Packing {
   Pairs,   // 32 bytes hold the low four bits of two chunks of 32 values (Q4_K, Q5_K)
   Quads,   // 64 bytes hold those of four chunks, 32 bytes their upper two bits (Q6_K)
   Planes,  // 32 bytes hold the low two bits of four chunks (Q2_K, Q3_K)
+  Grid,    // places in a table of 4 or 8 values, signs apart (grid.h)
 };
 
 template <class Block, Packing kHow, int kBiasOf>
@@ -49,11 +50,14 @@ struct Layout {
   using Type = Block;
   static constexpr uint32_t kBlock = Block::kSize, kBlockBytes = sizeof(Block);
   static constexpr uint32_t kBytes = 256 / kBlock * kBlockBytes;
+  static constexpr uint32_t kOddHalf = odd_half<Block>();
   static constexpr uint32_t kGroup = Block::kGroup;
   static constexpr bool kHasMin = Block::kHasMin;
   static constexpr Packing kPacking = kHow;
   static constexpr int kBias = kBiasOf;
   static constexpr bool kExtraBit = false;  // stored apart, one of each value
+  // Bytes come turned, see turn(): cheaper to turn the activations than the weights.
+  static constexpr bool kTurned = kHow == Packing::Grid;
   static __m512i finish(__m512i x) { return x; }
 };
 

@@ -16,13 +16,25 @@ struct Slab {
   alignas(64) float scale[16 * kRows], min[16 * kRows];
 };
 
-// What kC tokens bring to 256 values.
-template <uint32_t kC>
+// What kC tokens bring to 256 values. kTurned: formats whose bytes come turned (grid.h)
+template <uint32_t kC, bool kTurned>
 struct Tokens {
   const int8_t *q[kC];
   const float *d[kC], *s[kC];
+  alignas(64) int8_t turned[kTurned ? kC : 1][kTurned ? 256 : 64];
   alignas(64) int32_t start[kC][16];  // of dots with biased bytes, one per 16 values
   alignas(64) float sum[kC][16];      // d * (sum of the integers), one per 16 values
+
+  // The values in the order of the bytes they meet.
+  const int8_t *values(uint32_t c) const { return kTurned ? turned[c] : q[c]; }
+
+  void turn_values() {
+    for (uint32_t c = 0; c < kC; c++) {
+      for (uint32_t i = 0; i < 256; i += 64) {
+        _mm512_store_si512(turned[c] + i, turn(load64(q[c] + i)));
+      }
+    }
+  }
 
   void advance() {
     for (uint32_t c = 0; c < kC; c++) {
@@ -42,8 +54,8 @@ inline __m512 add_pairs(__m512 x) {
 }
 
 // The tokens' sums of n <= 256 values, of 16 or 32 each.
-template <uint32_t kC, uint32_t kGroup, bool kMin>
-inline void load_sums(Tokens<kC> *at, uint32_t n, int bias) {
+template <uint32_t kC, bool kTurned, uint32_t kGroup, bool kMin>
+inline void load_sums(Tokens<kC, kTurned> *at, uint32_t n, int bias) {
   for (uint32_t c = 0; c < kC; c++) {
     if constexpr (kMin) {
       __m512 s = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n / 16) - 1), at->s[c]);
@@ -73,8 +85,8 @@ inline __m512 add_dots(__m512 total, const __m512i (&dot)[kParts], const float *
 }
 
 // acc[c] += the slab's rows times n values of kC tokens. lines: to ask for with each 32 values
-template <uint32_t kC, uint32_t kGroup, bool kMin>
-inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *ahead,
+template <uint32_t kC, bool kTurned, uint32_t kGroup, bool kMin>
+inline void add_slab(const Slab &slab, const Tokens<kC, kTurned> &at, uint32_t n, Ahead *ahead,
                      uint32_t lines, __m512 (&acc)[kC]) {
   constexpr uint32_t kParts = 32 / kGroup;
   for (uint32_t g = 0; g < n / 32; g++) {
@@ -89,7 +101,8 @@ inline void add_slab(const Slab &slab, const Tokens<kC> &at, uint32_t n, Ahead *
     for (uint32_t i = 0; i < 8; i++) {
       const __m512i w = _mm512_load_si512(slab.q + (8 * g + i) * kRows * 4);
       for (uint32_t c = 0; c < kC; c++) {
-        const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(at.q[c] + 32 * g + 4 * i)));
+        const __m512i x =
+            _mm512_set1_epi32(static_cast<int>(load_u32(at.values(c) + 32 * g + 4 * i)));
         __m512i *to = &dot[c][kParts == 2 ? i / 4 : 0];
         *to = _mm512_dpbusd_epi32(*to, w, x);
       }
@@ -117,12 +130,15 @@ struct Dots {
     *to = _mm512_dpbusd_epi32(*to, w, x);
     for (uint32_t i = u * kLines / kPuts; i < (u + 1) * kLines / kPuts; i++) ahead->ask();
   }
+  void put_turned(uint32_t u, const __m512i (&w)[4]) const {
+    for (uint32_t i = 0; i < 4; i++) put(u + i, w[i]);
+  }
 };
 
 // acc += a tile's rows times the token's values from first on, of the 256 that `at` stands at.
 template <class D>
-inline void add_tile(const uint8_t *tile, const Tokens<1> &at, uint32_t first, Ahead *ahead,
-                     __m512 *acc) {
+inline void add_tile(const uint8_t *tile, const Tokens<1, D::kTurned> &at, uint32_t first,
+                     Ahead *ahead, __m512 *acc) {
   constexpr uint32_t kGroups = D::kBlock / D::kGroup, kParts = 32 / D::kGroup;
   alignas(64) float scale[kGroups * kRows], min[kGroups * kRows];
   block_scales<D, kRows>(tile, scale, min);
@@ -133,7 +149,7 @@ inline void add_tile(const uint8_t *tile, const Tokens<1> &at, uint32_t first, A
     dot[g / kParts][g % kParts] =
         D::kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[g * D::kGroup / 16]);
   }
-  block_bytes<D>(tile, Dots<D>{at.q[0] + first, dot[0], ahead});
+  block_bytes<D>(tile, Dots<D>{at.values(0) + first, dot[0], ahead});
 #pragma GCC unroll 8
   for (uint32_t g = 0; g < D::kBlock / 32; g++) {
     const uint32_t at_part = g * kParts * kRows;
@@ -158,7 +174,7 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
   }
   const bool woven = g.woven && rows >= kRows;
   const uint8_t *tiles = w[0];
-  Tokens<kC> at;
+  Tokens<kC, D::kTurned> at;
   __m512 acc[kC];
   for (uint32_t c = 0; c < kC; c++) {
     const uint64_t first = static_cast<uint64_t>(c) * g.k;
@@ -186,16 +202,17 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
       }
     }
     const uint8_t *here = woven ? tiles : own_tiles;
-    load_sums<kC, D::kGroup, D::kHasMin>(&at, n, D::kBias);
+    load_sums<kC, D::kTurned, D::kGroup, D::kHasMin>(&at, n, D::kBias);
+    if constexpr (D::kTurned) at.turn_values();
     if constexpr (kC == 1) {
       for (uint32_t i = 0; i < n_blocks; i++) {
         add_tile<D>(here + i * kRows * D::kBlockBytes, at, i * D::kBlock, &ahead, acc);
       }
       while (ahead.p < asked) ahead.ask();
     } else {
-      spread<D, kRows, D::kBias>(here, n, slab.q, slab.scale, slab.min);
+      spread<D, kRows, D::kBias, D::kTurned>(here, n, slab.q, slab.scale, slab.min);
       const uint32_t lines = (static_cast<uint32_t>(asked - ahead.p) / 64 + 7) / 8;
-      add_slab<kC, D::kGroup, D::kHasMin>(slab, at, n, &ahead, lines, acc);
+      add_slab<kC, D::kTurned, D::kGroup, D::kHasMin>(slab, at, n, &ahead, lines, acc);
     }
     at.advance();
     tiles += bytes;
@@ -369,6 +386,11 @@ void q35_init_gemv_avx512(Kernels *kernels) {
   kernels->screen[static_cast<uint32_t>(DType::Q6_K)] = screen_q6_k;
   add(DType::IQ4_NL, gemv<IQ4_NL>, weave<IQ4_NL>);
   add(DType::IQ4_XS, gemv<IQ4_XS>, weave<IQ4_XS>);
+  add(DType::IQ2_XXS, gemv<IQ2_XXS>, weave<IQ2_XXS>);
+  add(DType::IQ2_XS, gemv<IQ2_XS>, weave<IQ2_XS>);
+  add(DType::IQ2_S, gemv<IQ2_S>, weave<IQ2_S>);
+  add(DType::IQ3_XXS, gemv<IQ3_XXS>, weave<IQ3_XXS>);
+  add(DType::IQ3_S, gemv<IQ3_S>, weave<IQ3_S>);
 }
 
 }  // namespace q35

@@ -4,7 +4,7 @@
 // come out, at least the format's own.
 #pragma once
 
-#include "kernels/avx512/weave.h"
+#include "kernels/avx512/grid.h"
 
 namespace q35 {
 namespace {
@@ -38,8 +38,9 @@ inline __m512i move_bit(__m512i x, uint32_t from, uint32_t to) {
   return from <= to ? _mm512_slli_epi16(x, to - from) : _mm512_srli_epi16(x, from - to);
 }
 
-// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3.
-template <class D, uint32_t kStride, int kBias>
+// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3. kTurned: formats whose
+// bytes come turned (grid.h) may leave them so.
+template <class D, uint32_t kStride, int kBias, bool kTurned>
 struct Bytes {
   uint8_t *q;
   void put(uint32_t u, __m512i x) const {
@@ -47,6 +48,10 @@ struct Bytes {
       x = _mm512_add_epi8(x, _mm512_set1_epi8(static_cast<char>(kBias - D::kBias)));
     }
     _mm512_storeu_si512(q + u * kStride * 4, x);
+  }
+  void put_turned(uint32_t u, __m512i (&x)[4]) const {
+    if constexpr (!kTurned) turn(x);
+    for (uint32_t i = 0; i < 4; i++) put(u + i, x[i]);
   }
 };
 
@@ -242,7 +247,9 @@ inline void iq4_xs_scales(const uint8_t *tile, float *scale) {
 // The scales and minimums of a tile. scale, min: [kBlock / group][kStride]
 template <class D, uint32_t kStride>
 inline void block_scales(const uint8_t *tile, float *scale, float *min) {
-  if constexpr (D::kBlock == 32) {
+  if constexpr (D::kPacking == Packing::Grid) {
+    grid_scales<D, kStride>(tile, scale);
+  } else if constexpr (D::kBlock == 32) {
     block_scale<D>(tile, scale, min);
   } else if constexpr (D::kPacking == Packing::Pairs) {
     pair_scales<kStride>(tile, scale, min);
@@ -270,6 +277,8 @@ inline void block_bytes(const uint8_t *tile, Out out) {
     spread_quads(tile, out);
   } else if constexpr (D::kPacking == Packing::Planes) {
     spread_planes<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Grid) {
+    spread_grid<D>(tile, out);
   } else if constexpr (D::kBlock == 32) {
     spread_halves<D>(tile, D::kHasMin ? 1 : 0, 0, out);
   } else {
@@ -280,20 +289,20 @@ inline void block_bytes(const uint8_t *tile, Out out) {
   }
 }
 
-// A tile. q: [kBlock / 4][kStride][4]; scale, min: [kBlock / group][kStride]
-template <class D, uint32_t kStride, int kBias>
+// A tile. q: [kBlock / 4][kStride][4]; scale, min: [kBlock / group][kStride]; kTurned: see Bytes
+template <class D, uint32_t kStride, int kBias, bool kTurned = false>
 inline void spread_block(const uint8_t *tile, uint8_t *q, float *scale, float *min) {
   block_scales<D, kStride>(tile, scale, min);
-  block_bytes<D>(tile, Bytes<D, kStride, kBias>{q});
+  block_bytes<D>(tile, Bytes<D, kStride, kBias, kTurned>{q});
 }
 
 // n <= 256 values, a multiple of the block. q: [n / 4][kStride][4]; scale, min: [n /
 // group][kStride]
-template <class D, uint32_t kStride, int kBias>
+template <class D, uint32_t kStride, int kBias, bool kTurned = false>
 inline void spread(const uint8_t *tiles, uint32_t n, uint8_t *q, float *scale, float *min) {
   for (uint32_t i = 0; i < n / D::kBlock; i++) {
     constexpr uint32_t kGroups = D::kBlock / D::kGroup;
-    spread_block<D, kStride, kBias>(tiles, q, scale, min);
+    spread_block<D, kStride, kBias, kTurned>(tiles, q, scale, min);
     tiles += 16 * D::kBlockBytes;
     q += D::kBlock * kStride;
     scale += kGroups * kStride;

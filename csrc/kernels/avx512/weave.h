@@ -77,7 +77,7 @@ inline void weave_halves(const Rows &w, uint32_t offset, uint8_t *out) {
 // One block of each row to a tile. Asks for as many lines as it reads, one at a time.
 template <class D>
 inline void weave_block(const Rows &w, Ahead *ahead, uint8_t *out) {
-  constexpr WovenBlock kShape = woven_block(D::kBlock, D::kBlockBytes);
+  constexpr WovenBlock kShape = woven_block(D::kBlockBytes, D::kOddHalf);
   constexpr uint32_t kRest = kShape.words % 16;
   uint32_t at = kShape.first_word;
 #pragma GCC unroll 3
