@@ -43,6 +43,7 @@ enum class Packing {
   Pairs,   // 32 bytes hold the low four bits of two chunks of 32 values (Q4_K, Q5_K)
   Quads,   // 64 bytes hold those of four chunks, 32 bytes their upper two bits (Q6_K)
   Planes,  // 32 bytes hold the low two bits of four chunks (Q2_K, Q3_K)
+  Grid,    // places in a table of 4 or 8 values, signs apart (grid.h)
 };
 
 template <class Block, Packing kHow, int kBiasOf, int kMaxOf, bool kSignedOf = false>

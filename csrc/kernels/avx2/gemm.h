@@ -137,6 +137,16 @@ void pack_panel(const TypeTraits &type, const PanelRows &from, uint32_t k, void 
       return pack_decoded<IQ4_NL>(from, k, panel);
     case DType::IQ4_XS:
       return pack_decoded<IQ4_XS>(from, k, panel);
+    case DType::IQ2_XXS:
+      return pack_decoded<IQ2_XXS>(from, k, panel);
+    case DType::IQ2_XS:
+      return pack_decoded<IQ2_XS>(from, k, panel);
+    case DType::IQ2_S:
+      return pack_decoded<IQ2_S>(from, k, panel);
+    case DType::IQ3_XXS:
+      return pack_decoded<IQ3_XXS>(from, k, panel);
+    case DType::IQ3_S:
+      return pack_decoded<IQ3_S>(from, k, panel);
     default:
       return pack_unpacked(type, from, k, panel, scratch);
   }
@@ -224,6 +234,8 @@ void gemm_q8(const PanelShape &shape, const void *panel_base, const void *tile_b
     product_of<4>(shape, panel, tile, sum);
   } else if (panel.header->run == 2) {
     product_of<2>(shape, panel, tile, sum);
+  } else if (panel.header->run == 1) {
+    product_of<1>(shape, panel, tile, sum);
   } else {
     product_of<0>(shape, panel, tile, sum);
   }

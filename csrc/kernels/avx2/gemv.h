@@ -254,6 +254,11 @@ void fill_gemv(Kernels *kernels) {
   kernels->screen[static_cast<uint32_t>(DType::Q6_K)] = screen_q6_k;
   add(DType::IQ4_NL, gemv<IQ4_NL>, weave<IQ4_NL>);
   add(DType::IQ4_XS, gemv<IQ4_XS>, weave<IQ4_XS>);
+  add(DType::IQ2_XXS, gemv<IQ2_XXS>, weave<IQ2_XXS>);
+  add(DType::IQ2_XS, gemv<IQ2_XS>, weave<IQ2_XS>);
+  add(DType::IQ2_S, gemv<IQ2_S>, weave<IQ2_S>);
+  add(DType::IQ3_XXS, gemv<IQ3_XXS>, weave<IQ3_XXS>);
+  add(DType::IQ3_S, gemv<IQ3_S>, weave<IQ3_S>);
 }
 
 }  // namespace

@@ -9,13 +9,15 @@ namespace q35 {
 namespace {
 
 // How many unsigned bytes times +-127 a 16-bit lane can sum, in pairs: 8 (bytes up to 15), 4 (up to
-// 31), 2 (up to 63), or 0 for signed bytes of full range. VNNI sums in 32 bits: 8 stands for all.
+// 31), 2 (up to 63), 1 (up to 127), or 0 for signed bytes of full range. VNNI sums in 32 bits: 8
+// stands for all.
 template <class D>
 constexpr uint32_t kRunOf = kVnni           ? 8
                             : D::kSigned    ? 0
                             : D::kMax <= 15 ? 8
                             : D::kMax <= 31 ? 4
-                                            : 2;
+                            : D::kMax <= 63 ? 2
+                                            : 1;
 
 // Whether bytes may carry a bias: signed ones and those of formats with a minimum never do.
 template <uint32_t kRun, bool kMin>

@@ -3,22 +3,10 @@
 // scales and minimums. Eight rows at a time.
 #pragma once
 
-#include "kernels/avx2/weave.h"
+#include "kernels/avx2/grid.h"
 
 namespace q35 {
 namespace {
-
-constexpr uint32_t kRows = 16;  // of a slab or panel: two vectors of 8 rows
-
-// Half the rows of a tile.
-struct HalfTile {
-  const uint8_t *p;
-  uint32_t half;
-
-  __m256i word(uint32_t i) const { return load32(p + 64 * i + 32 * half); }
-  // The halves behind the words, which end at byte `end` of a block, as floats.
-  __m256 floats(uint32_t end) const { return _mm256_cvtph_ps(load16(p + 16 * end + 16 * half)); }
-};
 
 // The lower halves of 8 words, as floats.
 inline __m256 low_floats(__m256i words) {
@@ -39,12 +27,6 @@ inline __m256i and_or(__m256i a, char mask, __m256i b) {
 inline __m256i move_bit(__m256i x, int from, int to) {
   return from <= to ? _mm256_slli_epi16(x, to - from) : _mm256_srli_epi16(x, from - to);
 }
-
-// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3.
-struct HalfBytes {
-  uint8_t *q;
-  void put(uint32_t u, __m256i x) const { store32(q + u * kRows * 4, x); }
-};
 
 // ---- blocks of 32 values ------------------------------------------------------------------------
 
@@ -236,7 +218,10 @@ inline void iq4_xs_scales(HalfTile tile, float *scale) {
 
 template <class D>
 inline void spread_half(HalfTile tile, HalfBytes out, float *scale, float *min) {
-  if constexpr (D::kBlock == 32) {
+  if constexpr (D::kPacking == Packing::Grid) {
+    grid_scales<D>(tile, scale);
+    spread_grid<D>(tile, out);
+  } else if constexpr (D::kBlock == 32) {
     block_scale<D>(tile, scale, min);
     if constexpr (D::kPacking == Packing::Bytes) {
 #pragma GCC unroll 8

@@ -101,5 +101,25 @@ void weave(const uint8_t *rows, uint64_t row_bytes, uint32_t n_blocks, uint8_t *
   }
 }
 
+// ---- tiles, eight rows at a time ----------------------------------------------------------------
+
+constexpr uint32_t kRows = 16;  // of a slab or panel: two vectors of 8 rows
+
+// Half the rows of a tile.
+struct HalfTile {
+  const uint8_t *p;
+  uint32_t half;
+
+  __m256i word(uint32_t i) const { return load32(p + 64 * i + 32 * half); }
+  // The halves behind the words, which end at byte `end` of a block, as floats.
+  __m256 floats(uint32_t end) const { return _mm256_cvtph_ps(load16(p + 16 * end + 16 * half)); }
+};
+
+// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3.
+struct HalfBytes {
+  uint8_t *q;
+  void put(uint32_t u, __m256i x) const { store32(q + u * kRows * 4, x); }
+};
+
 }  // namespace
 }  // namespace q35

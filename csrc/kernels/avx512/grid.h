@@ -9,6 +9,7 @@
 #pragma once
 
 #include "kernels/avx512/weave.h"
+#include "quant/grid_scales.h"
 #include "quant/iq_grids.h"
 
 namespace q35 {
@@ -131,19 +132,16 @@ struct Places {
   __mmask64 high[2][3];  // their bits above the seventh, as look_up() takes them
 };
 
-// A format has kCodes and kValues; kScaleWord: of the words that hold the scales as nibbles, 8 or
-// 16 of them, or one on top of every kScaleStep'th; scale = d * (kBase + kStep * nibble);
-// places(tile, g): of group g of 32 values
+// A format has kCodes, kValues and places(tile, g): of group g of 32 values.
 template <class Block>
 struct GridLayout : Layout<Block, Packing::Grid, 128> {
+  static constexpr GridScales kScales = grid_scales_of(static_cast<const Block *>(nullptr));
   static __m512i word(const uint8_t *tile, uint32_t i) { return load64(tile + 64 * i); }
 };
 
 struct IQ2_XXS : GridLayout<BlockIQ2_XXS> {
   static constexpr auto kCodes = codes_of<8>(iq::kIq2XxsPacked);
   static constexpr Values kValues = values_of(iq::kIq2XxsLevels, 2);
-  static constexpr uint32_t kScaleWord = 1, kScaleStep = 2;
-  static constexpr float kBase = 0.125f, kStep = 0.25f;
   static Places places(const uint8_t *tile, uint32_t g) {
     const __m512i place = word(tile, 2 * g);
     const __m512i signs = even_signs(bits_at(word(tile, 2 * g + 1), 0, 7));
@@ -154,8 +152,6 @@ struct IQ2_XXS : GridLayout<BlockIQ2_XXS> {
 struct IQ2_XS : GridLayout<BlockIQ2_XS> {
   static constexpr auto kCodes = codes_of<8>(iq::kIq2XsPacked);
   static constexpr Values kValues = values_of(iq::kIq2XsLevels, 2);
-  static constexpr uint32_t kScaleWord = 16, kScaleStep = 0;
-  static constexpr float kBase = 0.125f, kStep = 0.25f;
   static Places places(const uint8_t *tile, uint32_t g) {
     const __m512i a = word(tile, 2 * g), b = word(tile, 2 * g + 1);
     const __m512i place = halves_at(a, b, 0), upper = halves_at(a, b, 8);
@@ -167,8 +163,6 @@ struct IQ2_XS : GridLayout<BlockIQ2_XS> {
 struct IQ2_S : GridLayout<BlockIQ2_S> {
   static constexpr auto kCodes = codes_of<8>(iq::kIq2SPacked);
   static constexpr Values kValues = values_of(iq::kIq2SLevels, 2);
-  static constexpr uint32_t kScaleWord = 18, kScaleStep = 0;
-  static constexpr float kBase = 0.125f, kStep = 0.25f;
   static Places places(const uint8_t *tile, uint32_t g) {
     const __m512i place = word(tile, g);
     const __m512i upper = bits_at(word(tile, 16 + g / 4), g % 4 * 8, 2);
@@ -181,8 +175,6 @@ struct IQ2_S : GridLayout<BlockIQ2_S> {
 struct IQ3_XXS : GridLayout<BlockIQ3_XXS> {
   static constexpr auto kCodes = codes_of<4>(iq::kIq3XxsPacked);
   static constexpr Values kValues = values_of(iq::kIq3XxsLevels, 3);
-  static constexpr uint32_t kScaleWord = 16, kScaleStep = 1;
-  static constexpr float kBase = 0.25f, kStep = 0.5f;
   static Places places(const uint8_t *tile, uint32_t g) {
     const __m512i a = word(tile, 2 * g), b = word(tile, 2 * g + 1);
     const __m512i signs = even_signs(bits_at(word(tile, 16 + g), 0, 7));
@@ -193,8 +185,6 @@ struct IQ3_XXS : GridLayout<BlockIQ3_XXS> {
 struct IQ3_S : GridLayout<BlockIQ3_S> {
   static constexpr auto kCodes = codes_of<4>(iq::kIq3SPacked);
   static constexpr Values kValues = values_of(iq::kIq3SLevels, 3);
-  static constexpr uint32_t kScaleWord = 26, kScaleStep = 0;
-  static constexpr float kBase = 1, kStep = 2;
   static Places places(const uint8_t *tile, uint32_t g) {
     const __m512i a = word(tile, 2 * g), b = word(tile, 2 * g + 1);
     const __m512i upper = bits_at(word(tile, 16 + g / 4), g % 4 * 8, 1);
@@ -256,22 +246,21 @@ inline void spread_grid(const uint8_t *tile, Out out) {
 
 template <class D, uint32_t kStride>
 inline void grid_scales(const uint8_t *tile, float *scale) {
-  constexpr uint32_t kGroups = 256 / D::kGroup;
+  constexpr GridScales kAt = D::kScales;
   const __m512 d = _mm512_cvtph_ps(load32(tile + 16 * (D::kBlockBytes - 2)));
-  const __m512 base = _mm512_mul_ps(d, _mm512_set1_ps(D::kBase));
-  const __m512 step = _mm512_mul_ps(d, _mm512_set1_ps(D::kStep));
+  const __m512 base = _mm512_mul_ps(d, _mm512_set1_ps(kAt.base));
+  const __m512 step = _mm512_mul_ps(d, _mm512_set1_ps(kAt.step));
 #pragma GCC unroll 16
-  for (uint32_t i = 0; i < kGroups; i++) {
+  for (uint32_t i = 0; i < 256 / D::kGroup; i++, scale += kStride) {
     __m512i nibble;
-    if constexpr (D::kScaleStep != 0) {
-      nibble = _mm512_srli_epi32(D::word(tile, D::kScaleWord + D::kScaleStep * i), 28);
+    if constexpr (kAt.next != 0) {
+      nibble = _mm512_srli_epi32(D::word(tile, kAt.word + kAt.next * i), 28);
     } else {
-      const __m512i word = D::word(tile, D::kScaleWord + i / 8);
+      const __m512i word = D::word(tile, kAt.word + i / 8);
       nibble = _mm512_and_si512(_mm512_srli_epi32(word, i % 8 * 4), _mm512_set1_epi32(15));
     }
     // Halves times small integers: exact in any order.
-    const __m512 s = _mm512_fmadd_ps(_mm512_cvtepi32_ps(nibble), step, base);
-    _mm512_storeu_ps(scale + i * kStride, s);
+    _mm512_storeu_ps(scale, _mm512_fmadd_ps(_mm512_cvtepi32_ps(nibble), step, base));
   }
 }
 
