@@ -99,8 +99,8 @@ class CpuBackend final : public Backend {
   void tiled_product(const LinearJob &job, uint32_t first, uint32_t n, uint32_t k, bool split,
                      uint32_t row, uint32_t rows, int thread);
   void panel_product(const LinearJob &job, uint32_t n, uint32_t k, uint32_t panel, int thread);
-  static void transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, uint32_t k0,
-                              uint32_t depth, float *line, float *columns);
+  void transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, uint32_t k0, uint32_t depth,
+                       float *line, float *columns);
   void float_product(const LinearJob &job, const float *x, uint32_t n, uint32_t k, uint32_t item,
                      uint32_t item_rows, int thread);
 

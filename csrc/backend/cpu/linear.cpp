@@ -218,8 +218,12 @@ void CpuBackend::transpose_panel(const Matrix &w, uint32_t row, uint32_t rows, u
                                  uint32_t depth, float *line, float *columns) {
   const TypeTraits &traits = type_traits(w.type);
   for (uint32_t r = 0; r < rows; r++) {
-    traits.decode(w.data + (row + r) * w.row_bytes + uint64_t{k0} * traits.block_bytes, line,
-                  depth);
+    const uint8_t *from = w.data + (row + r) * w.row_bytes + uint64_t{k0} * traits.block_bytes;
+    if (w.type == DType::F16) {
+      kernels_.f16_to_f32(reinterpret_cast<const uint16_t *>(from), depth, line);
+    } else {
+      traits.decode(from, line, depth);
+    }
     for (uint32_t i = 0; i < depth; i++) columns[i * kTileCols + r] = line[i];
   }
 }
