@@ -115,48 +115,72 @@ inline void add_slab(const Slab &slab, const Tokens<kC, kTurned> &at, uint32_t n
   }
 }
 
-// Meets the words of a tile with one token as they are decoded: they need not be kept.
+// Groups whose dots are under way at the same time, as the bytes of a format come.
 template <class D>
+constexpr uint32_t kLiveGroups = D::kPacking == Packing::Pairs    ? 2
+                                 : D::kPacking == Packing::Quads  ? 8
+                                 : D::kPacking == Packing::Planes ? 8
+                                                                  : 32 / D::kGroup;
+
+// Whether the dots of so many tokens fit the registers, so that words of a tile can meet them as
+// they are decoded and need not be kept.
+template <class D, uint32_t kC>
+constexpr bool kFused = kC * kLiveGroups<D> <= 16;
+
+// Meets the words of a tile with tokens. first: of the tile's values among the 256 that `at` stands
+// at; scale, min: of its groups, kRows apart
+template <class D, uint32_t kC>
 struct Dots {
   static constexpr uint32_t kLines = D::kBlockBytes / 4;  // of memory in a tile, rounded down
-  const int8_t *q;
-  __m512i *dot;  // [kBlock / kGroup]
+  static constexpr uint32_t kLive = kLiveGroups<D>;
+  const Tokens<kC, D::kTurned> &at;
+  uint32_t first;
+  const float *scale, *min;
+  __m512i (*dot)[kC];  // [kLive]
+  __m512 *acc;         // [kC]
   Ahead *ahead;
 
   void put(uint32_t u, __m512i w) const {
     constexpr uint32_t kPuts = D::kBlock / 4;
-    const __m512i x = _mm512_set1_epi32(static_cast<int>(load_u32(q + 4 * u)));
-    __m512i *to = dot + 4 * u / D::kGroup;
-    *to = _mm512_dpbusd_epi32(*to, w, x);
+    const uint32_t group = 4 * u / D::kGroup;
+    for (uint32_t c = 0; c < kC; c++) {
+      __m512i *to = &dot[group % kLive][c];
+      if (4 * u % D::kGroup == 0) {
+        const int32_t *start = at.start[c] + (first + 4 * u) / 16;
+        *to = D::kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(*start);
+      }
+      const uint32_t x = load_u32(at.values(c) + first + 4 * u);
+      *to = _mm512_dpbusd_epi32(*to, w, _mm512_set1_epi32(static_cast<int>(x)));
+    }
     for (uint32_t i = u * kLines / kPuts; i < (u + 1) * kLines / kPuts; i++) ahead->ask();
   }
   void put_turned(uint32_t u, const __m512i (&w)[4]) const {
     for (uint32_t i = 0; i < 4; i++) put(u + i, w[i]);
   }
+  void done(uint32_t u) const {
+    constexpr uint32_t kParts = 32 / D::kGroup;
+    for (uint32_t i = 0; i < kLive; i += kParts) {
+      const uint32_t group = 4 * u / D::kGroup - kLive + i;
+      const uint32_t value = first + group * D::kGroup;
+      for (uint32_t c = 0; c < kC; c++) {
+        __m512i parts[kParts];
+        for (uint32_t part = 0; part < kParts; part++) parts[part] = dot[i + part][c];
+        acc[c] = add_dots<D::kHasMin>(acc[c], parts, scale + group * kRows, min + group * kRows,
+                                      _mm512_set1_ps(at.d[c][value / 32]), at.sum[c] + value / 16);
+      }
+    }
+  }
 };
 
-// acc += a tile's rows times the token's values from first on, of the 256 that `at` stands at.
-template <class D>
-inline void add_tile(const uint8_t *tile, const Tokens<1, D::kTurned> &at, uint32_t first,
-                     Ahead *ahead, __m512 *acc) {
-  constexpr uint32_t kGroups = D::kBlock / D::kGroup, kParts = 32 / D::kGroup;
+// acc += a tile's rows times the tokens' values from `first` on, of the 256 that `at` stands at.
+template <class D, uint32_t kC>
+inline void add_tile(const uint8_t *tile, const Tokens<kC, D::kTurned> &at, uint32_t first,
+                     Ahead *ahead, __m512 (&acc)[kC]) {
+  constexpr uint32_t kGroups = D::kBlock / D::kGroup;
   alignas(64) float scale[kGroups * kRows], min[kGroups * kRows];
   block_scales<D, kRows>(tile, scale, min);
-  const int32_t *start = at.start[0] + first / 16;
-  __m512i dot[D::kBlock / 32][kParts];
-#pragma GCC unroll 16
-  for (uint32_t g = 0; g < kGroups; g++) {
-    dot[g / kParts][g % kParts] =
-        D::kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(start[g * D::kGroup / 16]);
-  }
-  block_bytes<D>(tile, Dots<D>{at.values(0) + first, dot[0], ahead});
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < D::kBlock / 32; g++) {
-    const uint32_t at_part = g * kParts * kRows;
-    *acc = add_dots<D::kHasMin>(*acc, dot[g], scale + at_part, min + at_part,
-                                _mm512_set1_ps(at.d[0][first / 32 + g]),
-                                at.sum[0] + first / 16 + 2 * g);
-  }
+  __m512i dot[kLiveGroups<D>][kC];
+  block_bytes<D>(tile, Dots<D, kC>{at, first, scale, min, dot, acc, ahead});
 }
 
 // How far ahead of the tiles at work memory is asked for. Tiles that one token meets as they are
@@ -204,9 +228,9 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
     const uint8_t *here = woven ? tiles : own_tiles;
     load_sums<kC, D::kTurned, D::kGroup, D::kHasMin>(&at, n, D::kBias);
     if constexpr (D::kTurned) at.turn_values();
-    if constexpr (kC == 1) {
+    if constexpr (kFused<D, kC>) {
       for (uint32_t i = 0; i < n_blocks; i++) {
-        add_tile<D>(here + i * kRows * D::kBlockBytes, at, i * D::kBlock, &ahead, acc);
+        add_tile<D, kC>(here + i * kRows * D::kBlockBytes, at, i * D::kBlock, &ahead, acc);
       }
       while (ahead.p < asked) ahead.ask();
     } else {

@@ -241,6 +241,7 @@ inline void spread_grid(const uint8_t *tile, Out out) {
       }
       out.put_turned(8 * g + 4 * h, x);
     }
+    out.done(8 * g + 8);
   }
 }
 

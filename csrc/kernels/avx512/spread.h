@@ -53,6 +53,7 @@ struct Bytes {
     if constexpr (!kTurned) turn(x);
     for (uint32_t i = 0; i < 4; i++) put(u + i, x[i]);
   }
+  void done(uint32_t) const {}
 };
 
 // ---- blocks of 32 values ------------------------------------------------------------------------
@@ -61,6 +62,7 @@ template <class D, class Out>
 inline void spread_bytes(const uint8_t *tile, Out out) {
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < 8; i++) out.put(i, D::finish(word_at(tile, i)));
+  out.done(8);
 }
 
 // first: word of the nibbles; u: of the values
@@ -72,6 +74,7 @@ inline void spread_halves(const uint8_t *tile, uint32_t first, uint32_t u, Out o
     out.put(u + i, D::finish(and8(x, 15)));
     out.put(u + 4 + i, D::finish(and8(_mm512_srli_epi16(x, 4), 15)));
   }
+  out.done(u + 8);
 }
 
 template <class D, class Out>
@@ -89,6 +92,7 @@ inline void spread_fifths(const uint8_t *tile, Out out) {
     out.put(i, and_or(low, 16, and8(x, 15)));
     out.put(4 + i, and_or(high, 16, and8(_mm512_srli_epi16(x, 4), 15)));
   }
+  out.done(8);
 }
 
 template <class D>
@@ -123,6 +127,7 @@ inline void spread_pairs(const uint8_t *tile, Out out) {
       out.put(16 * j + i, low);
       out.put(16 * j + 8 + i, high);
     }
+    out.done(16 * j + 16);
   }
 }
 
@@ -140,6 +145,7 @@ inline void spread_quads(const uint8_t *tile, Out out) {
       out.put(u + 16, and_or(h, 48, and8(_mm512_srli_epi16(a, 4), 15)));
       out.put(u + 24, and_or(_mm512_srli_epi16(h, 2), 48, and8(_mm512_srli_epi16(b, 4), 15)));
     }
+    out.done(32 * half + 32);
   }
 }
 
@@ -161,6 +167,7 @@ inline void spread_planes(const uint8_t *tile, Out out) {
         out.put(32 * half + 8 * j + i, q);
       }
     }
+    out.done(32 * half + 32);
   }
 }
 
@@ -264,7 +271,8 @@ inline void block_scales(const uint8_t *tile, float *scale, float *min) {
   }
 }
 
-// The bytes of a tile: out.put(u, x) takes values 4u .. 4u + 3 of 16 rows.
+// The bytes of a tile: out.put(u, x) takes values 4u .. 4u + 3 of 16 rows; out.done(u) says that
+// all values before 4u have come, and comes at least after every 128.
 template <class D, class Out>
 inline void block_bytes(const uint8_t *tile, Out out) {
   if constexpr (D::kPacking == Packing::Bytes) {
