@@ -1,7 +1,6 @@
-// Integer products for few tokens on AVX-512 VNNI: 256 values of 16 rows are decoded at a time, in
-// the first-level cache, and met with all tokens. Decoding is paid once, a token adds one
-// instruction per 4 values of 16 rows, and the arithmetic is that of the panels (product.h). A
-// token alone meets what is decoded in registers.
+// Integer products for few tokens on AVX-512 VNNI: the words of 16 rows are decoded in registers
+// and met with all tokens there. Decoding is paid once, a token adds one instruction per 4 values
+// of 16 rows, and the arithmetic is that of the panels (product.h).
 #include "kernels/avx512/product.h"
 #include "kernels/avx512/tier_avx512.h"
 
@@ -9,12 +8,6 @@ namespace q35 {
 namespace {
 
 constexpr uint32_t kRows = 16;
-
-// 256 values of 16 rows, decoded.
-struct Slab {
-  alignas(64) uint8_t q[256 * kRows];
-  alignas(64) float scale[16 * kRows], min[16 * kRows];
-};
 
 // What kC tokens bring to 256 values. kTurned: formats whose bytes come turned (grid.h)
 template <uint32_t kC, bool kTurned>
@@ -84,55 +77,25 @@ inline __m512 add_dots(__m512 total, const __m512i (&dot)[kParts], const float *
   }
 }
 
-// acc[c] += the slab's rows times n values of kC tokens. lines: to ask for with each 32 values
-template <uint32_t kC, bool kTurned, uint32_t kGroup, bool kMin>
-inline void add_slab(const Slab &slab, const Tokens<kC, kTurned> &at, uint32_t n, Ahead *ahead,
-                     uint32_t lines, __m512 (&acc)[kC]) {
-  constexpr uint32_t kParts = 32 / kGroup;
-  for (uint32_t g = 0; g < n / 32; g++) {
-    for (uint32_t i = 0; i < lines; i++) ahead->ask();
-    __m512i dot[kC][kParts];
-    for (uint32_t p = 0; p < kParts; p++) {
-      for (uint32_t c = 0; c < kC; c++) {
-        dot[c][p] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(at.start[c][2 * g + p]);
-      }
-    }
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < 8; i++) {
-      const __m512i w = _mm512_load_si512(slab.q + (8 * g + i) * kRows * 4);
-      for (uint32_t c = 0; c < kC; c++) {
-        const __m512i x =
-            _mm512_set1_epi32(static_cast<int>(load_u32(at.values(c) + 32 * g + 4 * i)));
-        __m512i *to = &dot[c][kParts == 2 ? i / 4 : 0];
-        *to = _mm512_dpbusd_epi32(*to, w, x);
-      }
-    }
-    const uint32_t at_part = g * kParts * kRows;
-    for (uint32_t c = 0; c < kC; c++) {
-      acc[c] = add_dots<kMin>(acc[c], dot[c], slab.scale + at_part, slab.min + at_part,
-                              _mm512_set1_ps(at.d[c][g]), at.sum[c] + 2 * g);
-    }
-  }
-}
-
-// Groups whose dots are under way at the same time, as the bytes of a format come.
-template <class D>
-constexpr uint32_t kLiveGroups = D::kPacking == Packing::Pairs    ? 2
-                                 : D::kPacking == Packing::Quads  ? 8
-                                 : D::kPacking == Packing::Planes ? 8
-                                                                  : 32 / D::kGroup;
-
-// Whether the dots of so many tokens fit the registers, so that words of a tile can meet them as
-// they are decoded and need not be kept.
+// Whether 32 values come after another (spread.h): with more tokens, the dots of more groups than
+// these would not fit the registers.
 template <class D, uint32_t kC>
-constexpr bool kFused = kC * kLiveGroups<D> <= 16;
+constexpr bool kByChunkOf =
+    kC > 2 || (D::kPacking != Packing::Quads && D::kPacking != Packing::Planes);
+
+// Groups whose dots are under way at the same time.
+template <class D, uint32_t kC>
+constexpr uint32_t kLiveGroups = D::kPacking == Packing::Pairs ? 2
+                                 : kByChunkOf<D, kC>           ? 32 / D::kGroup
+                                                               : 8;
 
 // Meets the words of a tile with tokens. first: of the tile's values among the 256 that `at` stands
 // at; scale, min: of its groups, kRows apart
 template <class D, uint32_t kC>
 struct Dots {
   static constexpr uint32_t kLines = D::kBlockBytes / 4;  // of memory in a tile, rounded down
-  static constexpr uint32_t kLive = kLiveGroups<D>;
+  static constexpr uint32_t kLive = kLiveGroups<D, kC>;
+  static constexpr bool kByChunk = kByChunkOf<D, kC>;
   const Tokens<kC, D::kTurned> &at;
   uint32_t first;
   const float *scale, *min;
@@ -179,7 +142,7 @@ inline void add_tile(const uint8_t *tile, const Tokens<kC, D::kTurned> &at, uint
   constexpr uint32_t kGroups = D::kBlock / D::kGroup;
   alignas(64) float scale[kGroups * kRows], min[kGroups * kRows];
   block_scales<D, kRows>(tile, scale, min);
-  __m512i dot[kLiveGroups<D>][kC];
+  __m512i dot[kLiveGroups<D, kC>][kC];
   block_bytes<D>(tile, Dots<D, kC>{at, first, scale, min, dot, acc, ahead});
 }
 
@@ -208,7 +171,6 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
     acc[c] = _mm512_setzero_ps();
   }
   alignas(64) uint8_t own_tiles[kRows * D::kBytes];
-  Slab slab;
   // Woven tiles are one stream. Rows are 16 short ones that the hardware prefetchers give up on, so
   // the next 16 are asked for: most lines while rows are woven, the rest between the products.
   const uint8_t *next = w[0] + (woven ? kAheadBytes<D, kC> : kRows * g.row_bytes);
@@ -228,16 +190,10 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
     const uint8_t *here = woven ? tiles : own_tiles;
     load_sums<kC, D::kTurned, D::kGroup, D::kHasMin>(&at, n, D::kBias);
     if constexpr (D::kTurned) at.turn_values();
-    if constexpr (kFused<D, kC>) {
-      for (uint32_t i = 0; i < n_blocks; i++) {
-        add_tile<D, kC>(here + i * kRows * D::kBlockBytes, at, i * D::kBlock, &ahead, acc);
-      }
-      while (ahead.p < asked) ahead.ask();
-    } else {
-      spread<D, kRows, D::kBias, D::kTurned>(here, n, slab.q, slab.scale, slab.min);
-      const uint32_t lines = (static_cast<uint32_t>(asked - ahead.p) / 64 + 7) / 8;
-      add_slab<kC, D::kTurned, D::kGroup, D::kHasMin>(slab, at, n, &ahead, lines, acc);
+    for (uint32_t i = 0; i < n_blocks; i++) {
+      add_tile<D, kC>(here + i * kRows * D::kBlockBytes, at, i * D::kBlock, &ahead, acc);
     }
+    while (ahead.p < asked) ahead.ask();
     at.advance();
     tiles += bytes;
     next += bytes;

@@ -38,10 +38,11 @@ inline __m512i move_bit(__m512i x, uint32_t from, uint32_t to) {
   return from <= to ? _mm512_slli_epi16(x, to - from) : _mm512_srli_epi16(x, from - to);
 }
 
-// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3. kTurned: formats whose
-// bytes come turned (grid.h) may leave them so.
-template <class D, uint32_t kStride, int kBias, bool kTurned>
+// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3. kByChunk: whether 32
+// values come after another where their bits lie in the same words, which are then read again.
+template <class D, uint32_t kStride, int kBias>
 struct Bytes {
+  static constexpr bool kByChunk = false;
   uint8_t *q;
   void put(uint32_t u, __m512i x) const {
     if constexpr (!D::kHasMin && kBias != D::kBias) {
@@ -50,7 +51,7 @@ struct Bytes {
     _mm512_storeu_si512(q + u * kStride * 4, x);
   }
   void put_turned(uint32_t u, __m512i (&x)[4]) const {
-    if constexpr (!kTurned) turn(x);
+    turn(x);
     for (uint32_t i = 0; i < 4; i++) put(u + i, x[i]);
   }
   void done(uint32_t) const {}
@@ -131,43 +132,73 @@ inline void spread_pairs(const uint8_t *tile, Out out) {
   }
 }
 
+// Four values of chunk j of half a tile, from the words of low and of high bits.
+inline __m512i quad(__m512i low, __m512i high, uint32_t j) {
+  const __m512i nibbles = and8(j < 2 ? low : _mm512_srli_epi16(low, 4), 15);
+  return and_or(move_bit(high, 2 * j, 4), 48, nibbles);
+}
+
 template <class Out>
 inline void spread_quads(const uint8_t *tile, Out out) {
 #pragma GCC unroll 2
   for (uint32_t half = 0; half < 2; half++) {
+    const uint8_t *low = tile + 64 * 16 * half;
+    const uint8_t *high = tile + 64 * (offsetof(BlockQ6_K, qh) / 4 + 8 * half);
+    if constexpr (Out::kByChunk) {
+#pragma GCC unroll 4
+      for (uint32_t j = 0; j < 4; j++) {
 #pragma GCC unroll 8
-    for (uint32_t i = 0; i < 8; i++) {
-      const __m512i a = word_at(tile, 16 * half + i), b = word_at(tile, 16 * half + 8 + i);
-      const __m512i h = word_at(tile, offsetof(BlockQ6_K, qh) / 4 + 8 * half + i);
-      const uint32_t u = 32 * half + i;
-      out.put(u, and_or(_mm512_slli_epi16(h, 4), 48, and8(a, 15)));
-      out.put(u + 8, and_or(_mm512_slli_epi16(h, 2), 48, and8(b, 15)));
-      out.put(u + 16, and_or(h, 48, and8(_mm512_srli_epi16(a, 4), 15)));
-      out.put(u + 24, and_or(_mm512_srli_epi16(h, 2), 48, and8(_mm512_srli_epi16(b, 4), 15)));
+        for (uint32_t i = 0; i < 8; i++) {
+          out.put(32 * half + 8 * j + i, quad(word_at(low, j % 2 * 8 + i), word_at(high, i), j));
+        }
+        out.done(32 * half + 8 * j + 8);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < 8; i++) {
+        const __m512i h = word_at(high, i), x[2] = {word_at(low, i), word_at(low, 8 + i)};
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < 4; j++) out.put(32 * half + 8 * j + i, quad(x[j % 2], h, j));
+      }
+      out.done(32 * half + 32);
     }
-    out.done(32 * half + 32);
   }
+}
+
+// Four values of chunk j of half a tile. bits: of the third bits, for formats that have them
+template <class D>
+inline __m512i plane(__m512i x, const uint8_t *bits, uint32_t half, uint32_t j) {
+  const __m512i q = and8(_mm512_srli_epi16(x, 2 * j), 3);
+  if constexpr (!D::kExtraBit) return q;
+  return and_or(move_bit(load64(bits), 4 * half + j, 2), 4, q);
 }
 
 template <class D, class Out>
 inline void spread_planes(const uint8_t *tile, Out out) {
-  constexpr bool kThirdBit = D::kExtraBit;
+  const uint8_t *bits = tile + 16 * offsetof(BlockQ3_K, hmask);
 #pragma GCC unroll 2
   for (uint32_t half = 0; half < 2; half++) {
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < 8; i++) {
-      const __m512i x = word_at(tile, offsetof(typename D::Type, qs) / 4 + 8 * half + i);
+    const uint8_t *pairs = tile + 64 * (offsetof(typename D::Type, qs) / 4 + 8 * half);
+    if constexpr (Out::kByChunk) {
 #pragma GCC unroll 4
       for (uint32_t j = 0; j < 4; j++) {
-        __m512i q = and8(_mm512_srli_epi16(x, 2 * j), 3);
-        if constexpr (kThirdBit) {
-          const __m512i bits = word_at(tile, offsetof(BlockQ3_K, hmask) / 4 + i);
-          q = and_or(move_bit(bits, 4 * half + j, 2), 4, q);
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < 8; i++) {
+          out.put(32 * half + 8 * j + i, plane<D>(word_at(pairs, i), bits + 64 * i, half, j));
         }
-        out.put(32 * half + 8 * j + i, q);
+        out.done(32 * half + 8 * j + 8);
       }
+    } else {
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < 8; i++) {
+        const __m512i x = word_at(pairs, i);
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < 4; j++) {
+          out.put(32 * half + 8 * j + i, plane<D>(x, bits + 64 * i, half, j));
+        }
+      }
+      out.done(32 * half + 32);
     }
-    out.done(32 * half + 32);
   }
 }
 
@@ -297,20 +328,20 @@ inline void block_bytes(const uint8_t *tile, Out out) {
   }
 }
 
-// A tile. q: [kBlock / 4][kStride][4]; scale, min: [kBlock / group][kStride]; kTurned: see Bytes
-template <class D, uint32_t kStride, int kBias, bool kTurned = false>
+// A tile. q: [kBlock / 4][kStride][4]; scale, min: [kBlock / group][kStride]
+template <class D, uint32_t kStride, int kBias>
 inline void spread_block(const uint8_t *tile, uint8_t *q, float *scale, float *min) {
   block_scales<D, kStride>(tile, scale, min);
-  block_bytes<D>(tile, Bytes<D, kStride, kBias, kTurned>{q});
+  block_bytes<D>(tile, Bytes<D, kStride, kBias>{q});
 }
 
 // n <= 256 values, a multiple of the block. q: [n / 4][kStride][4]; scale, min: [n /
 // group][kStride]
-template <class D, uint32_t kStride, int kBias, bool kTurned = false>
+template <class D, uint32_t kStride, int kBias>
 inline void spread(const uint8_t *tiles, uint32_t n, uint8_t *q, float *scale, float *min) {
   for (uint32_t i = 0; i < n / D::kBlock; i++) {
     constexpr uint32_t kGroups = D::kBlock / D::kGroup;
-    spread_block<D, kStride, kBias, kTurned>(tiles, q, scale, min);
+    spread_block<D, kStride, kBias>(tiles, q, scale, min);
     tiles += 16 * D::kBlockBytes;
     q += D::kBlock * kStride;
     scale += kGroups * kStride;
