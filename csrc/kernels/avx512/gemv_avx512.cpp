@@ -146,11 +146,16 @@ inline void add_tile(const uint8_t *tile, const Tokens<kC, D::kTurned> &at, uint
   block_bytes<D>(tile, Dots<D, kC>{at, first, scale, min, dot, acc, ahead});
 }
 
-// How far ahead of the tiles at work memory is asked for. Tiles that one token meets as they are
-// read, in one direction, are followed by the hardware's prefetchers as well; those of Q6_K are
-// four streams, and more tokens leave long pauses between tiles.
+// How far ahead of the tiles at work memory is asked for. Tiles that one token meets in the order
+// of their words are followed by the hardware's prefetchers as well; the other formats are several
+// streams, and more tokens leave long pauses between words.
+template <class D>
+constexpr bool kOneStream =
+    D::kPacking == Packing::Bytes || D::kPacking == Packing::Halves ||
+    D::kPacking == Packing::Fifths || (D::kPacking == Packing::Pairs && !D::kExtraBit);
+
 template <class D, uint32_t kC>
-constexpr uint32_t kAheadBytes = kC == 1 && D::kPacking != Packing::Quads ? 2048 : 8192;
+constexpr uint32_t kAheadBytes = kC == 1 && kOneStream<D> ? 2048 : 8192;
 
 // Up to 16 rows from `row` on by all kC tokens; missing rows repeat the last and are not stored.
 template <class D, uint32_t kC>
