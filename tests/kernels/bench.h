@@ -125,7 +125,7 @@ inline int run_bench(const char *filter) {
       char name[64];
       std::snprintf(name, sizeof name, "%s gemv %s", kernels.isa, type.name);
       if (std::strstr(name, filter) != nullptr && kernels.gemv[number] != nullptr) {
-        for (const uint32_t n : {1u, 2u, 4u, 8u}) {
+        for (const uint32_t n : {1u, 2u, 3u, 4u, 8u}) {
           bench.gemv(type, 2048, false, n);
           bench.gemv(type, 1024, true, n);
         }

@@ -81,7 +81,7 @@ inline __m512 add_dots(__m512 total, const __m512i (&dot)[kParts], const float *
 // these would not fit the registers.
 template <class D, uint32_t kC>
 constexpr bool kByChunkOf =
-    kC > 2 || (D::kPacking != Packing::Quads && D::kPacking != Packing::Planes);
+    kC > 3 || (D::kPacking != Packing::Quads && D::kPacking != Packing::Planes);
 
 // Groups whose dots are under way at the same time.
 template <class D, uint32_t kC>
