@@ -291,7 +291,7 @@ def test_ctrl_c_stops_decoding_and_the_next_call_works(long_path: str) -> None:
     assert done.stdout.splitlines() == ["interrupted", "8"]
 
 
-INTERRUPTED = """
+INTERRUPTIBLE = """
 import faulthandler, random, signal, sys
 import numpy  # an import that is interrupted fails for reasons of its own
 from qwen35cpp import Llama, SessionBusy
@@ -333,7 +333,7 @@ print("ok")
 
 
 def test_interrupts_at_random_moments_leave_the_llama_usable(tiny_path: str) -> None:
-    done = run_python(INTERRUPTED + STORM, tiny_path)
+    done = run_python(INTERRUPTIBLE + STORM, tiny_path)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
 
 
@@ -379,7 +379,7 @@ for call in calls:
 
 
 def test_an_interrupt_at_any_moment_leaves_the_llama_usable(tiny_path: str) -> None:
-    done = run_python(INTERRUPTED + EVERY_MOMENT, tiny_path)
+    done = run_python(INTERRUPTIBLE + EVERY_MOMENT, tiny_path)
     assert (done.returncode, done.stdout) == (0, "True True\n" * 3), done.stderr
 
 

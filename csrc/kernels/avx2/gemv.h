@@ -103,8 +103,126 @@ inline void add_columns(const Slab &slab, const Token *token, uint32_t n_cols, u
   }
 }
 
-// How far ahead of the tiles at work memory is asked for.
-constexpr uint32_t kAheadBytes = 8192;
+// ---- up to four tokens: words of 8 rows meet them as they are decoded
+// ----------------------------
+
+// Whether the words of a format can; those of a grid come by way of memory.
+template <class D>
+constexpr bool kFused = D::kPacking != Packing::Grid;
+
+// first: of the tile's values among the 256 that the tokens stand at; start: of their groups, see
+// group_starts(); scale, min: of the groups, kRows apart, for these rows
+template <class D, uint32_t kC>
+struct Dots {
+  static constexpr bool kByChunk = true;
+  static constexpr uint32_t kRun = kRunOf<D>, kGroupWords = D::kGroup / 4, kParts = 32 / D::kGroup;
+  static constexpr uint32_t kLive = D::kPacking == Packing::Pairs ? 2 : kParts;  // groups
+  // Words whose products are summed in 16 bits.
+  static constexpr uint32_t kTogether = kRun == 0 ? 1 : kRun < kGroupWords ? kRun : kGroupWords;
+  static constexpr uint32_t kLines = D::kBlockBytes / 4;  // of memory in a tile, rounded down
+  const Token *token;
+  const int32_t (*start)[16];
+  uint32_t first;
+  const float *scale, *min;
+  __m256i (*pairs)[kC], (*dot)[kC];  // [kLive]
+  __m256 *sum;                       // [kC]
+  Ahead *ahead;
+
+  void put(uint32_t u, __m256i w) const {
+    const uint32_t slot = u / kGroupWords % kLive;
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < kC; c++) {
+      const int8_t *at = token[c].q + first + 4 * u;
+      const __m256i x = _mm256_set1_epi32(static_cast<int>(load_u32(at)));
+      __m256i *to = &dot[slot][c];
+#ifdef __AVXVNNI__
+      const __m256i from = u % kGroupWords == 0 ? _mm256_setzero_si256() : *to;
+      *to = _mm256_dpbusd_avx_epi32(from, w, x);
+#else
+      const __m256i p = kRun == 0 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                                  : _mm256_maddubs_epi16(w, x);
+      __m256i *some = &pairs[slot][c];
+      *some = u % kTogether == 0 ? p : _mm256_add_epi16(*some, p);
+      if (u % kTogether + 1 != kTogether) continue;
+      const __m256i words = _mm256_madd_epi16(*some, _mm256_set1_epi16(1));
+      const bool whole = kTogether == kGroupWords || u % kGroupWords + 1 == kTogether;
+      *to = whole ? words : _mm256_add_epi32(*to, words);
+#endif
+    }
+    constexpr uint32_t kPuts = D::kBlock / 2;  // of both halves of the rows
+    for (uint32_t i = u * kLines / kPuts; i < (u + 1) * kLines / kPuts; i++) ahead->ask();
+  }
+
+  void done(uint32_t u) const {
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < kLive; i++) {
+      const uint32_t group = u / kGroupWords - kLive + i;
+      const uint32_t value = first + group * D::kGroup;
+      const __m256 scales = _mm256_loadu_ps(scale + group * kRows);
+#pragma GCC unroll 4
+      for (uint32_t c = 0; c < kC; c++) {
+        __m256i x = dot[i][c];
+        if constexpr (kBiased<kRun, D::kHasMin>) {
+          x = _mm256_sub_epi32(x, _mm256_set1_epi32(start[c][value / D::kGroup]));
+        }
+        const __m256 d = _mm256_set1_ps(token[c].d[value / 32]);
+        sum[c] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(x), scales), d, sum[c]);
+        if constexpr (D::kHasMin) {
+          const float *s = token[c].s + value / 16;
+          const __m256 total = _mm256_set1_ps(kParts == 1 ? s[0] + s[1] : s[0]);
+          sum[c] = _mm256_fnmadd_ps(_mm256_loadu_ps(min + group * kRows), total, sum[c]);
+        }
+      }
+    }
+  }
+};
+
+// sum[c] += the products of n <= 256 values of 16 rows and kC tokens.
+template <class D, uint32_t kC>
+void add_tiles(const uint8_t *tiles, const Token *token, uint32_t n, Ahead *ahead,
+               float (*sum)[kRows]) {
+  constexpr uint32_t kGroups = D::kBlock / D::kGroup;
+  alignas(32) float scale[kGroups * kRows], min[kGroups * kRows];
+  int32_t start[kC][16];
+  for (uint32_t c = 0; c < kC; c++) {
+    if constexpr (D::kBias != 0) group_starts<D>(token[c].q, n, start[c]);
+  }
+  for (uint32_t at = 0; at < n; at += D::kBlock, tiles += kRows * D::kBlockBytes) {
+    for (uint32_t half = 0; half < 2; half++) {
+      using Bytes = Dots<D, kC>;
+      const HalfTile tile = {tiles, half};
+      block_scales<D>(tile, scale, min);
+      __m256i pairs[Bytes::kLive][kC], dot[Bytes::kLive][kC];
+      __m256 total[kC];
+      for (uint32_t c = 0; c < kC; c++) total[c] = _mm256_load_ps(sum[c] + 8 * half);
+      block_bytes<D>(tile, Bytes{token, start, at, scale, min, pairs, dot, total, ahead});
+      for (uint32_t c = 0; c < kC; c++) _mm256_store_ps(sum[c] + 8 * half, total[c]);
+    }
+  }
+}
+
+template <class D>
+inline void add_few(const uint8_t *tiles, const Token *token, uint32_t n_cols, uint32_t n,
+                    Ahead *ahead, float (*sum)[kRows]) {
+  if (n_cols == 1) return add_tiles<D, 1>(tiles, token, n, ahead, sum);
+  if (n_cols == 2) return add_tiles<D, 2>(tiles, token, n, ahead, sum);
+  if (n_cols == 3) return add_tiles<D, 3>(tiles, token, n, ahead, sum);
+  add_tiles<D, 4>(tiles, token, n, ahead, sum);
+}
+
+// ---- any number ---------------------------------------------------------------------------------
+
+// How far ahead of the tiles at work memory is asked for. What few tokens meet in the order of its
+// words the hardware's prefetchers follow well, and asking far ahead disturbs them.
+template <class D>
+constexpr bool kOneStream =
+    D::kPacking == Packing::Bytes || D::kPacking == Packing::Halves ||
+    D::kPacking == Packing::Fifths || (D::kPacking == Packing::Pairs && !D::kExtraBit);
+
+template <class D>
+inline uint32_t ahead_bytes(uint32_t n_cols) {
+  return kOneStream<D> && n_cols <= 4 ? 1024 : 8192;
+}
 
 // Up to 16 rows from `row` on by all tokens; missing rows repeat the last and are not stored.
 template <class D>
@@ -125,7 +243,7 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
   Slab slab;
   // Woven tiles are one stream. Rows are 16 short ones that the hardware prefetchers give up on, so
   // the next 16 are asked for: most lines while rows are woven, the rest between the products.
-  const uint8_t *next = w[0] + (woven ? kAheadBytes : kRows * g.row_bytes);
+  const uint8_t *next = w[0] + (woven ? ahead_bytes<D>(g.n_cols) : kRows * g.row_bytes);
   for (uint32_t k = 0; k < g.k; k += 256) {
     const uint32_t n = g.k - k < 256 ? g.k - k : 256, n_blocks = n / D::kBlock;
     Ahead ahead = {next};
@@ -135,12 +253,20 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
         for (const uint8_t *&p : w) p += D::kBlockBytes;
       }
     }
-    spread<D>(woven ? tiles : own_tiles, n, slab.q, slab.scale, slab.min);
+    const uint8_t *here = woven ? tiles : own_tiles;
     tiles += n_blocks * kRows * D::kBlockBytes;
     next += n_blocks * kRows * D::kBlockBytes;
-    const uint32_t lines =
-        next > ahead.p ? (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8 : 0;
-    add_columns<D>(slab, token, g.n_cols, n, &ahead, lines, sum);
+    bool done = false;
+    if constexpr (kFused<D>) {
+      done = g.n_cols <= 4;
+      if (done) add_few<D>(here, token, g.n_cols, n, &ahead, sum);
+    }
+    if (!done) {
+      spread<D>(here, n, slab.q, slab.scale, slab.min);
+      const uint32_t lines =
+          next > ahead.p ? (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8 : 0;
+      add_columns<D>(slab, token, g.n_cols, n, &ahead, lines, sum);
+    }
     for (uint32_t c = 0; c < g.n_cols; c++) {
       token[c].q += 256;
       token[c].d += 256 / kActGroup;

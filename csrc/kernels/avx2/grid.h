@@ -43,15 +43,15 @@ inline __m256i some_bits(__m256i words, uint32_t from, int count, int to) {
 
 // ---- formats ------------------------------------------------------------------------------------
 
-// A format has kTable, of 8 or 4 values; place(tile, e): of entry e in the table, for 8 rows;
-// signs(tile, g): of group g of 32 values, a byte for 8.
+// A format has kTable, of 8 or 4 values, its own copy because tiers share no symbols; place(tile,
+// e): of entry e in the table, for 8 rows; signs(tile, g): of group g of 32 values, a byte for 8.
 template <class Block, int kLargest>
 struct GridLayout : Layout<Block, Packing::Grid, kLargest, 2 * kLargest> {
   static constexpr GridScales kScales = grid_scales_of(static_cast<const Block *>(nullptr));
 };
 
 struct IQ2_XXS : GridLayout<BlockIQ2_XXS, 43> {
-  static constexpr const auto &kTable = iq::kIq2Xxs;
+  static constexpr auto kTable = iq::kIq2Xxs;
   static __m256i place(HalfTile tile, uint32_t e) {
     return some_bits(tile.word(e / 4 * 2), e % 4 * 8, 8, 0);
   }
@@ -59,7 +59,7 @@ struct IQ2_XXS : GridLayout<BlockIQ2_XXS, 43> {
 };
 
 struct IQ2_XS : GridLayout<BlockIQ2_XS, 43> {
-  static constexpr const auto &kTable = iq::kIq2Xs;
+  static constexpr auto kTable = iq::kIq2Xs;
   static __m256i place(HalfTile tile, uint32_t e) {
     return some_bits(tile.word(e / 2), e % 2 * 16, 9, 0);
   }
@@ -72,7 +72,7 @@ struct IQ2_XS : GridLayout<BlockIQ2_XS, 43> {
 };
 
 struct IQ2_S : GridLayout<BlockIQ2_S, 43> {
-  static constexpr const auto &kTable = iq::kIq2S;
+  static constexpr auto kTable = iq::kIq2S;
   static __m256i place(HalfTile tile, uint32_t e) {
     return _mm256_or_si256(some_bits(tile.word(e / 4), e % 4 * 8, 8, 0),
                            some_bits(tile.word(16 + e / 16), e % 16 * 2, 2, 8));
@@ -81,7 +81,7 @@ struct IQ2_S : GridLayout<BlockIQ2_S, 43> {
 };
 
 struct IQ3_XXS : GridLayout<BlockIQ3_XXS, 62> {
-  static constexpr const auto &kTable = iq::kIq3Xxs;
+  static constexpr auto kTable = iq::kIq3Xxs;
   static __m256i place(HalfTile tile, uint32_t e) {
     return some_bits(tile.word(e / 4), e % 4 * 8, 8, 0);
   }
@@ -89,7 +89,7 @@ struct IQ3_XXS : GridLayout<BlockIQ3_XXS, 62> {
 };
 
 struct IQ3_S : GridLayout<BlockIQ3_S, 15> {
-  static constexpr const auto &kTable = iq::kIq3S;
+  static constexpr auto kTable = iq::kIq3S;
   static __m256i place(HalfTile tile, uint32_t e) {
     return _mm256_or_si256(some_bits(tile.word(e / 4), e % 4 * 8, 8, 0),
                            some_bits(tile.word(16 + e / 32), e % 32, 1, 8));

@@ -30,19 +30,20 @@ inline __m256i move_bit(__m256i x, int from, int to) {
 
 // ---- blocks of 32 values ------------------------------------------------------------------------
 
-// first: word of the nibbles
-template <class D>
-inline void spread_halves(HalfTile tile, uint32_t first, HalfBytes out) {
+// first: word of the nibbles; u: of the values
+template <class D, class Out>
+inline void spread_halves(HalfTile tile, uint32_t first, uint32_t u, const Out &out) {
 #pragma GCC unroll 4
   for (uint32_t i = 0; i < 4; i++) {
     const __m256i x = tile.word(first + i);
-    out.put(i, D::finish(and8(x, 15)));
-    out.put(4 + i, D::finish(and8(_mm256_srli_epi16(x, 4), 15)));
+    out.put(u + i, D::finish(and8(x, 15)));
+    out.put(u + 4 + i, D::finish(and8(_mm256_srli_epi16(x, 4), 15)));
   }
+  out.done(u + 8);
 }
 
-template <class D>
-inline void spread_fifths(HalfTile tile, HalfBytes out) {
+template <class D, class Out>
+inline void spread_fifths(HalfTile tile, const Out &out) {
   constexpr uint32_t kFirst = D::kHasMin ? 1 : 0;  // behind d and m
   const __m256i bits = tile.word(kFirst), four = _mm256_set1_epi32(15);
   const __m256i factor = _mm256_set1_epi32(0x02040810);
@@ -55,6 +56,7 @@ inline void spread_fifths(HalfTile tile, HalfBytes out) {
     const __m256i low = and8(i < 4 ? x : _mm256_srli_epi16(x, 4), 15);
     out.put(static_cast<uint32_t>(i), and_or(high, 16, low));
   }
+  out.done(8);
 }
 
 template <class D>
@@ -70,8 +72,8 @@ inline void block_scale(HalfTile tile, float *scale, float *min) {
 
 // ---- blocks of 256 values -----------------------------------------------------------------------
 
-template <class D>
-inline void spread_pairs(HalfTile tile, HalfBytes out) {
+template <class D, class Out>
+inline void spread_pairs(HalfTile tile, const Out &out) {
   constexpr uint32_t kFirst = offsetof(typename D::Type, qs) / 4;
 #pragma GCC unroll 4
   for (uint32_t j = 0; j < 4; j++) {
@@ -87,40 +89,74 @@ inline void spread_pairs(HalfTile tile, HalfBytes out) {
       out.put(16 * j + i, low);
       out.put(16 * j + 8 + i, high);
     }
+    out.done(16 * j + 16);
   }
 }
 
-inline void spread_quads(HalfTile tile, HalfBytes out) {
+// Four values of chunk j of half a block, from the words of low and of high bits.
+inline __m256i quad(__m256i low, __m256i high, uint32_t j) {
+  const __m256i nibbles = and8(j < 2 ? low : _mm256_srli_epi16(low, 4), 15);
+  return and_or(move_bit(high, static_cast<int>(2 * j), 4), 48, nibbles);
+}
+
+template <class Out>
+inline void spread_quads(HalfTile tile, const Out &out) {
 #pragma GCC unroll 2
   for (uint32_t half = 0; half < 2; half++) {
+    const uint32_t low = 16 * half, high = offsetof(BlockQ6_K, qh) / 4 + 8 * half;
+    if constexpr (Out::kByChunk) {
+#pragma GCC unroll 4
+      for (uint32_t j = 0; j < 4; j++) {
 #pragma GCC unroll 8
-    for (uint32_t i = 0; i < 8; i++) {
-      const __m256i a = tile.word(16 * half + i), b = tile.word(16 * half + 8 + i);
-      const __m256i h = tile.word(offsetof(BlockQ6_K, qh) / 4 + 8 * half + i);
-      const uint32_t u = 32 * half + i;
-      out.put(u, and_or(_mm256_slli_epi16(h, 4), 48, and8(a, 15)));
-      out.put(u + 8, and_or(_mm256_slli_epi16(h, 2), 48, and8(b, 15)));
-      out.put(u + 16, and_or(h, 48, and8(_mm256_srli_epi16(a, 4), 15)));
-      out.put(u + 24, and_or(_mm256_srli_epi16(h, 2), 48, and8(_mm256_srli_epi16(b, 4), 15)));
+        for (uint32_t i = 0; i < 8; i++) {
+          out.put(32 * half + 8 * j + i,
+                  quad(tile.word(low + j % 2 * 8 + i), tile.word(high + i), j));
+        }
+        out.done(32 * half + 8 * j + 8);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < 8; i++) {
+        const __m256i h = tile.word(high + i);
+        const __m256i x[2] = {tile.word(low + i), tile.word(low + 8 + i)};
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < 4; j++) out.put(32 * half + 8 * j + i, quad(x[j % 2], h, j));
+      }
     }
   }
 }
 
+// Four values of chunk j of half a block. i: their place in the words
 template <class D>
-inline void spread_planes(HalfTile tile, HalfBytes out) {
+inline __m256i plane(HalfTile tile, __m256i x, uint32_t half, uint32_t i, uint32_t j) {
+  const __m256i q = and8(_mm256_srli_epi16(x, static_cast<int>(2 * j)), 3);
+  if constexpr (!D::kExtraBit) return q;
+  const __m256i bits = tile.word(offsetof(BlockQ3_K, hmask) / 4 + i);
+  return and_or(move_bit(bits, static_cast<int>(4 * half + j), 2), 4, q);
+}
+
+template <class D, class Out>
+inline void spread_planes(HalfTile tile, const Out &out) {
 #pragma GCC unroll 2
   for (uint32_t half = 0; half < 2; half++) {
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < 8; i++) {
-      const __m256i x = tile.word(offsetof(typename D::Type, qs) / 4 + 8 * half + i);
+    const uint32_t pairs = offsetof(typename D::Type, qs) / 4 + 8 * half;
+    if constexpr (Out::kByChunk) {
 #pragma GCC unroll 4
       for (uint32_t j = 0; j < 4; j++) {
-        __m256i q = and8(_mm256_srli_epi16(x, static_cast<int>(2 * j)), 3);
-        if constexpr (D::kExtraBit) {
-          const __m256i bits = tile.word(offsetof(BlockQ3_K, hmask) / 4 + i);
-          q = and_or(move_bit(bits, static_cast<int>(4 * half + j), 2), 4, q);
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < 8; i++) {
+          out.put(32 * half + 8 * j + i, plane<D>(tile, tile.word(pairs + i), half, i, j));
         }
-        out.put(32 * half + 8 * j + i, q);
+        out.done(32 * half + 8 * j + 8);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < 8; i++) {
+        const __m256i x = tile.word(pairs + i);
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < 4; j++) {
+          out.put(32 * half + 8 * j + i, plane<D>(tile, x, half, i, j));
+        }
       }
     }
   }
@@ -216,40 +252,51 @@ inline void iq4_xs_scales(HalfTile tile, float *scale) {
 
 // ---- any format ---------------------------------------------------------------------------------
 
+// The scales and minimums of eight rows of a tile. scale, min: [kBlock / group], kRows apart
 template <class D>
-inline void spread_half(HalfTile tile, HalfBytes out, float *scale, float *min) {
+inline void block_scales(HalfTile tile, float *scale, float *min) {
   if constexpr (D::kPacking == Packing::Grid) {
     grid_scales<D>(tile, scale);
-    spread_grid<D>(tile, out);
   } else if constexpr (D::kBlock == 32) {
     block_scale<D>(tile, scale, min);
-    if constexpr (D::kPacking == Packing::Bytes) {
-#pragma GCC unroll 8
-      for (uint32_t i = 0; i < 8; i++) out.put(i, D::finish(tile.word(i)));
-    } else if constexpr (D::kPacking == Packing::Halves) {
-      spread_halves<D>(tile, D::kHasMin ? 1 : 0, out);
-    } else {
-      spread_fifths<D>(tile, out);
-    }
   } else if constexpr (D::kPacking == Packing::Pairs) {
     pair_scales(tile, scale, min);
-    spread_pairs<D>(tile, out);
   } else if constexpr (D::kPacking == Packing::Quads) {
     q6_scales(tile, scale);
-    spread_quads(tile, out);
   } else if constexpr (D::kPacking == Packing::Halves) {
     iq4_xs_scales(tile, scale);
-    for (uint32_t i = 0; i < 8; i++) {
-      spread_halves<D>(tile, offsetof(BlockIQ4_XS, qs) / 4 + 4 * i,
-                       HalfBytes{out.q + 32 * kRows * i});
-    }
+  } else if constexpr (D::kHasMin) {
+    q2_scales(tile, scale, min);
   } else {
-    if constexpr (D::kHasMin) {
-      q2_scales(tile, scale, min);
-    } else {
-      q3_scales(tile, scale);
-    }
+    q3_scales(tile, scale);
+  }
+}
+
+// The bytes of eight rows of a tile: out.put(u, x) takes values 4u .. 4u + 3; out.done(u) says that
+// all values before 4u have come, where out.kByChunk.
+template <class D, class Out>
+inline void block_bytes(HalfTile tile, const Out &out) {
+  if constexpr (D::kPacking == Packing::Grid) {
+    spread_grid<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Bytes) {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; i++) out.put(i, D::finish(tile.word(i)));
+    out.done(8);
+  } else if constexpr (D::kPacking == Packing::Fifths) {
+    spread_fifths<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Pairs) {
+    spread_pairs<D>(tile, out);
+  } else if constexpr (D::kPacking == Packing::Quads) {
+    spread_quads(tile, out);
+  } else if constexpr (D::kPacking == Packing::Planes) {
     spread_planes<D>(tile, out);
+  } else if constexpr (D::kBlock == 32) {
+    spread_halves<D>(tile, D::kHasMin ? 1 : 0, 0, out);
+  } else {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; i++) {
+      spread_halves<D>(tile, offsetof(BlockIQ4_XS, qs) / 4 + 4 * i, 8 * i, out);
+    }
   }
 }
 
@@ -258,7 +305,9 @@ template <class D>
 inline void spread(const uint8_t *tiles, uint32_t n, uint8_t *q, float *scale, float *min) {
   for (uint32_t i = 0; i < n / D::kBlock; i++) {
     for (uint32_t half = 0; half < 2; half++) {
-      spread_half<D>({tiles, half}, {q + 32 * half}, scale + 8 * half, min + 8 * half);
+      const HalfTile tile = {tiles, half};
+      block_scales<D>(tile, scale + 8 * half, min + 8 * half);
+      block_bytes<D>(tile, HalfBytes{q + 32 * half});
     }
     constexpr uint32_t kGroups = D::kBlock / D::kGroup;
     tiles += kRows * D::kBlockBytes;

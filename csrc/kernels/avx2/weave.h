@@ -115,10 +115,13 @@ struct HalfTile {
   __m256 floats(uint32_t end) const { return _mm256_cvtph_ps(load16(p + 16 * end + 16 * half)); }
 };
 
-// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3.
+// Where the bytes of a block go: word u of the rows is values 4u .. 4u + 3. kByChunk: whether 32
+// values come after another where their bits lie in the same words, which are then read again.
 struct HalfBytes {
+  static constexpr bool kByChunk = false;
   uint8_t *q;
   void put(uint32_t u, __m256i x) const { store32(q + u * kRows * 4, x); }
+  void done(uint32_t) const {}
 };
 
 }  // namespace

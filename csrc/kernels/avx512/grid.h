@@ -76,9 +76,11 @@ inline __m512i both_halves(__m512i a, __m512i b, uint32_t at) {
                                            0xaaaaaaaaaaaaaaaau, from, b);
 }
 
+constexpr auto kEvenSigns = iq::kEvenSigns;  // not inline: other tiers have theirs
+
 // Sign bytes from their low 7 bits; the eighth is ignored.
 inline __m512i even_signs(__m512i seven) {
-  const uint8_t *table = iq::kEvenSigns.row;
+  const uint8_t *table = kEvenSigns.row;
   return _mm512_permutex2var_epi8(load64(table), seven, load64(table + 64));
 }
 
