@@ -1,6 +1,7 @@
-// Integer products for few tokens on AVX2: 256 values of 16 rows are decoded at a time, in the
-// first-level cache, and met with up to four tokens at once. Decoding is paid once for all tokens,
-// and the arithmetic is that of the panels (product.h). The other formats go through panels.
+// Integer products for few tokens on AVX2. Up to four tokens meet the words of 8 rows as these are
+// decoded in registers. For more, and for the formats of grid.h, 256 values of 16 rows are decoded
+// into the first-level cache at a time, once for all tokens, and met with four at once. The
+// arithmetic is that of the panels (product.h); formats without a gemv here go through those.
 #pragma once
 
 #include "kernels/avx2/product.h"
@@ -204,10 +205,12 @@ void add_tiles(const uint8_t *tiles, const Token *token, uint32_t n, Ahead *ahea
 template <class D>
 inline void add_few(const uint8_t *tiles, const Token *token, uint32_t n_cols, uint32_t n,
                     Ahead *ahead, float (*sum)[kRows]) {
-  if (n_cols == 1) return add_tiles<D, 1>(tiles, token, n, ahead, sum);
-  if (n_cols == 2) return add_tiles<D, 2>(tiles, token, n, ahead, sum);
-  if (n_cols == 3) return add_tiles<D, 3>(tiles, token, n, ahead, sum);
-  add_tiles<D, 4>(tiles, token, n, ahead, sum);
+  if constexpr (kFused<D>) {
+    if (n_cols == 1) return add_tiles<D, 1>(tiles, token, n, ahead, sum);
+    if (n_cols == 2) return add_tiles<D, 2>(tiles, token, n, ahead, sum);
+    if (n_cols == 3) return add_tiles<D, 3>(tiles, token, n, ahead, sum);
+    add_tiles<D, 4>(tiles, token, n, ahead, sum);
+  }
 }
 
 // ---- any number ---------------------------------------------------------------------------------
@@ -256,12 +259,9 @@ void gemv_rows(const GemvArgs &g, uint32_t row, uint32_t rows) {
     const uint8_t *here = woven ? tiles : own_tiles;
     tiles += n_blocks * kRows * D::kBlockBytes;
     next += n_blocks * kRows * D::kBlockBytes;
-    bool done = false;
-    if constexpr (kFused<D>) {
-      done = g.n_cols <= 4;
-      if (done) add_few<D>(here, token, g.n_cols, n, &ahead, sum);
-    }
-    if (!done) {
+    if (kFused<D> && g.n_cols <= 4) {
+      add_few<D>(here, token, g.n_cols, n, &ahead, sum);
+    } else {
       spread<D>(here, n, slab.q, slab.scale, slab.min);
       const uint32_t lines =
           next > ahead.p ? (static_cast<uint32_t>(next - ahead.p) / 64 + 7) / 8 : 0;
