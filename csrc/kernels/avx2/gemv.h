@@ -104,8 +104,7 @@ inline void add_columns(const Slab &slab, const Token *token, uint32_t n_cols, u
   }
 }
 
-// ---- up to four tokens: words of 8 rows meet them as they are decoded
-// ----------------------------
+// ---- up to four tokens: decoded in registers ----------------------------------------------------
 
 // Whether the words of a format can; those of a grid come by way of memory.
 template <class D>

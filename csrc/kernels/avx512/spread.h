@@ -303,7 +303,7 @@ inline void block_scales(const uint8_t *tile, float *scale, float *min) {
 }
 
 // The bytes of a tile: out.put(u, x) takes values 4u .. 4u + 3 of 16 rows; out.done(u) says that
-// all values before 4u have come, and comes at least after every 128.
+// all values before 4u have come.
 template <class D, class Out>
 inline void block_bytes(const uint8_t *tile, Out out) {
   if constexpr (D::kPacking == Packing::Bytes) {
