@@ -276,43 +276,12 @@ void pack_16(const TypeTraits &type, const Rows &rows, bool woven, uint32_t k, u
       return pack_floats<FromF16>(rows, k, out);
     case DType::BF16:
       return pack_floats<FromBf16>(rows, k, out);
-    case DType::Q4_0:
-      return pack_quantised<Q4_0>(rows, woven, k, out);
-    case DType::Q4_1:
-      return pack_quantised<Q4_1>(rows, woven, k, out);
-    case DType::Q5_0:
-      return pack_quantised<Q5_0>(rows, woven, k, out);
-    case DType::Q5_1:
-      return pack_quantised<Q5_1>(rows, woven, k, out);
-    case DType::Q8_0:
-      return pack_quantised<Q8_0>(rows, woven, k, out);
-    case DType::Q2_K:
-      return pack_quantised<Q2_K>(rows, woven, k, out);
-    case DType::Q3_K:
-      return pack_quantised<Q3_K>(rows, woven, k, out);
-    case DType::Q4_K:
-      return pack_quantised<Q4_K>(rows, woven, k, out);
-    case DType::Q5_K:
-      return pack_quantised<Q5_K>(rows, woven, k, out);
-    case DType::Q6_K:
-      return pack_quantised<Q6_K>(rows, woven, k, out);
-    case DType::IQ4_NL:
-      return pack_quantised<IQ4_NL>(rows, woven, k, out);
-    case DType::IQ4_XS:
-      return pack_quantised<IQ4_XS>(rows, woven, k, out);
-    case DType::IQ2_XXS:
-      return pack_quantised<IQ2_XXS>(rows, woven, k, out);
-    case DType::IQ2_XS:
-      return pack_quantised<IQ2_XS>(rows, woven, k, out);
-    case DType::IQ2_S:
-      return pack_quantised<IQ2_S>(rows, woven, k, out);
-    case DType::IQ3_XXS:
-      return pack_quantised<IQ3_XXS>(rows, woven, k, out);
-    case DType::IQ3_S:
-      return pack_quantised<IQ3_S>(rows, woven, k, out);
     default:
-      return pack_decoded(type, rows, k, out);
+      break;
   }
+  const bool known = with_format(
+      type.type, [&](auto format) { pack_quantised<decltype(format)>(rows, woven, k, out); });
+  if (!known) pack_decoded(type, rows, k, out);
 }
 
 void pack_right_transposed(const TypeTraits &type, const PanelRows &from, uint32_t first_k,

@@ -362,28 +362,13 @@ void fill_gemv(Kernels *kernels) {
     // Panels of this tier are faster than the scalar product.
     if (!is_float(type)) kernels->gemv[type] = nullptr;
   }
-  const auto add = [&](DType type, GemvFn gemv, WeaveFn weave) {
-    kernels->gemv[static_cast<uint32_t>(type)] = gemv;
-    kernels->weave[static_cast<uint32_t>(type)] = weave;
-  };
-  add(DType::Q4_0, gemv<Q4_0>, weave<Q4_0>);
-  add(DType::Q4_1, gemv<Q4_1>, weave<Q4_1>);
-  add(DType::Q5_0, gemv<Q5_0>, weave<Q5_0>);
-  add(DType::Q5_1, gemv<Q5_1>, weave<Q5_1>);
-  add(DType::Q8_0, gemv<Q8_0>, weave<Q8_0>);
-  add(DType::Q2_K, gemv<Q2_K>, weave<Q2_K>);
-  add(DType::Q3_K, gemv<Q3_K>, weave<Q3_K>);
-  add(DType::Q4_K, gemv<Q4_K>, weave<Q4_K>);
-  add(DType::Q5_K, gemv<Q5_K>, weave<Q5_K>);
-  add(DType::Q6_K, gemv<Q6_K>, weave<Q6_K>);
+  for (uint32_t type = 0; type < 32; type++) {
+    with_format(static_cast<DType>(type), [&](auto format) {
+      kernels->gemv[type] = gemv<decltype(format)>;
+      kernels->weave[type] = weave<decltype(format)>;
+    });
+  }
   kernels->screen[static_cast<uint32_t>(DType::Q6_K)] = screen_q6_k;
-  add(DType::IQ4_NL, gemv<IQ4_NL>, weave<IQ4_NL>);
-  add(DType::IQ4_XS, gemv<IQ4_XS>, weave<IQ4_XS>);
-  add(DType::IQ2_XXS, gemv<IQ2_XXS>, weave<IQ2_XXS>);
-  add(DType::IQ2_XS, gemv<IQ2_XS>, weave<IQ2_XS>);
-  add(DType::IQ2_S, gemv<IQ2_S>, weave<IQ2_S>);
-  add(DType::IQ3_XXS, gemv<IQ3_XXS>, weave<IQ3_XXS>);
-  add(DType::IQ3_S, gemv<IQ3_S>, weave<IQ3_S>);
 }
 
 }  // namespace

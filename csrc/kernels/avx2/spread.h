@@ -317,5 +317,48 @@ inline void spread(const uint8_t *tiles, uint32_t n, uint8_t *q, float *scale, f
   }
 }
 
+// f of the format of a type, for example f(Q4_K{}); false for types that have none here.
+template <class F>
+inline bool with_format(DType type, F f) {
+  switch (type) {
+    case DType::Q4_0:
+      return f(Q4_0{}), true;
+    case DType::Q4_1:
+      return f(Q4_1{}), true;
+    case DType::Q5_0:
+      return f(Q5_0{}), true;
+    case DType::Q5_1:
+      return f(Q5_1{}), true;
+    case DType::Q8_0:
+      return f(Q8_0{}), true;
+    case DType::Q2_K:
+      return f(Q2_K{}), true;
+    case DType::Q3_K:
+      return f(Q3_K{}), true;
+    case DType::Q4_K:
+      return f(Q4_K{}), true;
+    case DType::Q5_K:
+      return f(Q5_K{}), true;
+    case DType::Q6_K:
+      return f(Q6_K{}), true;
+    case DType::IQ4_NL:
+      return f(IQ4_NL{}), true;
+    case DType::IQ4_XS:
+      return f(IQ4_XS{}), true;
+    case DType::IQ2_XXS:
+      return f(IQ2_XXS{}), true;
+    case DType::IQ2_XS:
+      return f(IQ2_XS{}), true;
+    case DType::IQ2_S:
+      return f(IQ2_S{}), true;
+    case DType::IQ3_XXS:
+      return f(IQ3_XXS{}), true;
+    case DType::IQ3_S:
+      return f(IQ3_S{}), true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 }  // namespace q35

@@ -104,44 +104,9 @@ size_t pack_scratch_bytes(uint32_t k) {
 void pack_panel(const TypeTraits &type, const PanelRows &from, uint32_t k, void *base,
                 void *scratch) {
   const Panel panel({k, type.group, type.has_min}, base);
-  switch (type.type) {
-    case DType::Q4_0:
-      return pack_decoded<Q4_0>(from, k, panel);
-    case DType::Q4_1:
-      return pack_decoded<Q4_1>(from, k, panel);
-    case DType::Q5_0:
-      return pack_decoded<Q5_0>(from, k, panel);
-    case DType::Q5_1:
-      return pack_decoded<Q5_1>(from, k, panel);
-    case DType::Q8_0:
-      return pack_decoded<Q8_0>(from, k, panel);
-    case DType::Q2_K:
-      return pack_decoded<Q2_K>(from, k, panel);
-    case DType::Q3_K:
-      return pack_decoded<Q3_K>(from, k, panel);
-    case DType::Q4_K:
-      return pack_decoded<Q4_K>(from, k, panel);
-    case DType::Q5_K:
-      return pack_decoded<Q5_K>(from, k, panel);
-    case DType::Q6_K:
-      return pack_decoded<Q6_K>(from, k, panel);
-    case DType::IQ4_NL:
-      return pack_decoded<IQ4_NL>(from, k, panel);
-    case DType::IQ4_XS:
-      return pack_decoded<IQ4_XS>(from, k, panel);
-    case DType::IQ2_XXS:
-      return pack_decoded<IQ2_XXS>(from, k, panel);
-    case DType::IQ2_XS:
-      return pack_decoded<IQ2_XS>(from, k, panel);
-    case DType::IQ2_S:
-      return pack_decoded<IQ2_S>(from, k, panel);
-    case DType::IQ3_XXS:
-      return pack_decoded<IQ3_XXS>(from, k, panel);
-    case DType::IQ3_S:
-      return pack_decoded<IQ3_S>(from, k, panel);
-    default:
-      return pack_unpacked(type, from, k, panel, scratch);
-  }
+  const bool known =
+      with_format(type.type, [&](auto format) { pack_decoded<decltype(format)>(from, k, panel); });
+  if (!known) pack_unpacked(type, from, k, panel, scratch);
 }
 
 // ---- tiles -------------------------------------------------------------------------------------
