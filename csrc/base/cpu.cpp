@@ -116,26 +116,45 @@ bool leads_its_core(int cpu) {
   return std::atoi(line) == cpu;
 }
 
-}  // namespace
+struct Processors {
+  int cpus, cores;
+};
 
-int usable_cores() {
+// What the affinity mask of this process allows.
+Processors allowed() {
 #if defined(__linux__)
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  int allowed = 0, cores = 0;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return {1, 1};
+  Processors found = {0, 0};
   for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
     if (!CPU_ISSET(cpu, &set)) continue;
-    allowed++;
-    if (leads_its_core(cpu)) cores++;
+    found.cpus++;
+    if (leads_its_core(cpu)) found.cores++;
   }
-  if (cores == 0) cores = allowed;  // only second threads of their cores are allowed
+  if (found.cores == 0) found.cores = found.cpus;  // only second threads of their cores
+  return found;
 #else
-  int cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  const int cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  return {cpus, cpus};
 #endif
+}
+
+// As many, but within the quota, and at least one.
+int within_quota(int n) {
   const int quota = quota_cpus();
-  if (quota > 0 && quota < cores) cores = quota;
-  return cores < 1 ? 1 : cores;
+  if (quota > 0 && quota < n) n = quota;
+  return n < 1 ? 1 : n;
+}
+
+}  // namespace
+
+int usable_cores() {
+  return within_quota(allowed().cores);
+}
+
+int usable_cpus() {
+  return within_quota(allowed().cpus);
 }
 
 unsigned long long available_memory() {

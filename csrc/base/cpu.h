@@ -20,6 +20,9 @@ CpuFeatures cpu_features();
 
 // Physical cores in this process's affinity mask, limited by a container's CPU quota; at least 1.
 int usable_cores();
+// CPUs in this process's affinity mask, two of a core that has two threads, limited in the same
+// way.
+int usable_cpus();
 
 // Bytes of memory that can be used without swapping; 0 when unknown.
 unsigned long long available_memory();

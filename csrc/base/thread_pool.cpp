@@ -1,5 +1,6 @@
 #include "base/thread_pool.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <cstdlib>
@@ -8,6 +9,8 @@
 
 #include <pthread.h>
 #include <sched.h>
+
+#include "base/cpu.h"
 
 namespace q35 {
 
@@ -48,8 +51,15 @@ struct ThreadPool::State {
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::condition_variable wake;
+  int awake = 0;  // of the workers, at most most_awake; under the mutex
+  int most_awake = 0;
   pthread_t *threads = nullptr;
   int n_started = 0;
+
+  // Whether a sleeping worker could work, were it woken.
+  bool lacks_workers() const {
+    return sleepers.load(std::memory_order_seq_cst) > n_started - most_awake;
+  }
 };
 
 Status ThreadPool::start(int n_threads) {
@@ -57,6 +67,7 @@ Status ThreadPool::start(int n_threads) {
   state_ = new (std::nothrow) State;
   if (state_ == nullptr) return fail(QWEN35_ERROR_MEMORY, "out of memory for the thread pool");
   if (n_threads_ == 1) return kOk;
+  state_->most_awake = std::min(n_threads_, usable_cpus()) - 1;
   state_->threads = static_cast<pthread_t *>(std::calloc(n_threads_, sizeof(pthread_t)));
   if (state_->threads == nullptr) {
     return fail(QWEN35_ERROR_MEMORY, "out of memory for the thread pool");
@@ -134,7 +145,7 @@ void ThreadPool::run_items(uint32_t n, ItemFn fn, const void *context) {
   s.context.store(context, std::memory_order_release);
   s.count.store(n, std::memory_order_release);
   s.ticket.store(make_ticket(epoch + 1, 0), std::memory_order_seq_cst);
-  if (s.sleepers.load(std::memory_order_seq_cst) != 0) {
+  if (s.lacks_workers()) {
     std::lock_guard<std::mutex> lock(s.mutex);
     s.wake.notify_all();
   }
@@ -146,30 +157,37 @@ void ThreadPool::run_items(uint32_t n, ItemFn fn, const void *context) {
   }
 }
 
+// Sleeps until there is a job other than `seen` and a place among those awake; false: the end.
+bool ThreadPool::wait_for_job(uint32_t seen) {
+  State &s = *state_;
+  std::unique_lock<std::mutex> lock(s.mutex);
+  s.sleepers.fetch_add(1, std::memory_order_seq_cst);
+  s.wake.wait(lock, [&] {
+    return s.stop.load() ||
+           (s.awake < s.most_awake &&
+            static_cast<uint32_t>(s.ticket.load(std::memory_order_seq_cst) >> 32) != seen);
+  });
+  s.sleepers.fetch_sub(1, std::memory_order_seq_cst);
+  s.awake++;
+  return !s.stop.load();
+}
+
 void ThreadPool::worker(int thread) {
   State &s = *state_;
   uint32_t seen = 0;
-  int spins = 0;
-  while (!s.stop.load(std::memory_order_relaxed)) {
-    const uint32_t epoch = static_cast<uint32_t>(s.ticket.load(std::memory_order_acquire) >> 32);
-    if (epoch != seen) {
+  while (wait_for_job(seen)) {
+    for (int spins = 0; spins < kSpinPauses; spins++) {
+      const uint32_t epoch = static_cast<uint32_t>(s.ticket.load(std::memory_order_acquire) >> 32);
+      if (epoch == seen) {
+        cpu_pause();
+        continue;
+      }
       take_and_run(epoch, thread);
       seen = epoch;
       spins = 0;
-      continue;
     }
-    if (++spins < kSpinPauses) {
-      cpu_pause();
-      continue;
-    }
-    std::unique_lock<std::mutex> lock(s.mutex);
-    s.sleepers.fetch_add(1, std::memory_order_seq_cst);
-    s.wake.wait(lock, [&] {
-      return s.stop.load() ||
-             static_cast<uint32_t>(s.ticket.load(std::memory_order_seq_cst) >> 32) != seen;
-    });
-    s.sleepers.fetch_sub(1, std::memory_order_seq_cst);
-    spins = 0;
+    std::lock_guard<std::mutex> lock(s.mutex);
+    s.awake--;
   }
 }
 

@@ -16,7 +16,9 @@ class ThreadPool {
   ThreadPool(const ThreadPool &) = delete;
   ThreadPool &operator=(const ThreadPool &) = delete;
 
-  // n_threads counts the caller: n_threads - 1 threads are started.
+  // n_threads counts the caller: n_threads - 1 threads are started. No more of them work at a time
+  // than there are CPUs: another one would take its CPU from a thread in the middle of an item, for
+  // which all others wait.
   [[nodiscard]] Status start(int n_threads);
   int size() const { return n_threads_; }
 
@@ -39,6 +41,7 @@ class ThreadPool {
   using ItemFn = void (*)(const void *context, uint32_t item, int thread);
   void run_items(uint32_t n, ItemFn fn, const void *context);
   void take_and_run(uint32_t epoch, int thread);
+  bool wait_for_job(uint32_t seen);
   void worker(int thread);
 
   struct State;
