@@ -10,7 +10,7 @@ often as the rates say, because random weights draft nothing that is right: ever
 as usual, only the verdict is drawn. --peer has llama.cpp's server take turns with the same file,
 plain and with drafts of its own at the same rates (its --spec-synth-rates); --peer-python a
 llama.cpp that was built for the machine (peer_native.py), plain. On a busy machine --threads 1 has
-the skills compared by CPU time. Speeds are tokens per second of decoding. Files come from
+the skills compared by CPU time; "off again" differs from 1 by nothing but noise. Speeds are tokens per second of decoding. Files come from
 `synthetic.py 2b q4_k_m --mtp`; the estimate for two files, two rates and both peers is
 seven minutes. "extract, schema" holds the answers to the schema that
 the prompt tells: what it leaves no choice about is then forced, and not drafted.
@@ -247,11 +247,12 @@ def skills(arguments: argparse.Namespace) -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     from tiny import cases
 
-    modes = ("off", "mtp", "lookup", "both")
+    modes = {"off": "off", "off again": "off", "mtp": "mtp", "lookup": "lookup", "both": "both"}
     options = {"n_ctx": 2048, "n_threads": arguments.threads, "prefix_cache": False}
-    llamas = {mode: Llama.tiny(draft=mode, **options) for mode in modes}
-    print("| skill | tokens | " + " | ".join(f"{mode}: right, speed" for mode in modes[1:]) + " |")
-    print("|---|---|" + "---|" * (len(modes) - 1))
+    llamas = {mode: Llama.tiny(draft=draft, **options) for mode, draft in modes.items()}
+    names = [f"{mode}: right, speed" for mode in modes if modes[mode] != "off"]
+    print(f"| skill | tokens | off again | {' | '.join(names)} |")
+    print("|---|---:|---:|" + "---|" * len(names))
     for skill in SKILLS:
         plain = llamas["off"]
         name, _, schemas = skill.partition(", ")
@@ -272,20 +273,23 @@ def skills(arguments: argparse.Namespace) -> None:
         seconds: dict[str, list[float]] = {mode: [] for mode in modes}
         drafted, accepted, made = dict.fromkeys(modes, 0), dict.fromkeys(modes, 0), 0
         for prompt, schema in prompts:
-            for mode, llama in llamas.items():
-                times = []
-                for _ in range(arguments.rounds):
-                    seconds_, text = decode(llama, prompt, schema, arguments.temperature)
-                    times.append(seconds_)
-                seconds[mode].append(min(times))
-                drafted[mode] += text.timings.drafted_tokens
-                accepted[mode] += text.timings.accepted_tokens
+            times: dict[str, list[float]] = {mode: [] for mode in modes}
+            for _ in range(arguments.rounds):
+                for mode, llama in llamas.items():
+                    took, text = decode(llama, prompt, schema, arguments.temperature)
+                    times[mode].append(took)
+                    drafted[mode] += text.timings.drafted_tokens
+                    accepted[mode] += text.timings.accepted_tokens
+            for mode in modes:
+                seconds[mode].append(min(times[mode]))
             made += len(text.tokens)
-        cells = [
-            f"{accepted[mode] / max(1, drafted[mode]):.0%} of {drafted[mode] / made:.2f}, "
-            f"{sum(seconds['off']) / sum(seconds[mode]):.2f}x"
-            for mode in modes[1:]
-        ]
+        cells = []
+        for mode, draft in modes.items():
+            speed = f"{sum(seconds['off']) / sum(seconds[mode]):.2f}x"
+            right = accepted[mode] / max(1, drafted[mode])
+            rate = drafted[mode] / made / arguments.rounds
+            cells.append(speed if draft == "off" else f"{right:.0%} of {rate:.2f}, {speed}")
+        cells = cells[1:]
         print(f"| {skill} | {made} | " + " | ".join(cells) + " |", flush=True)
 
 

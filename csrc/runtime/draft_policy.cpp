@@ -82,6 +82,7 @@ void DraftPolicy::begin_text() {
 
 void DraftPolicy::note_pass(uint32_t rows, double seconds) {
   if (rows == 1) {
+    if (pays_for_drafts_) return;
     last_plain_ = round_;
     pass_.note(seconds);
     row_.seconds += kHope * (kRowGuess * pass_.seconds - row_.seconds);
@@ -101,8 +102,10 @@ double DraftPolicy::step_seconds() const {
 
 void DraftPolicy::note_round(const Round &round, double seconds) {
   const double certain = (round.certain - 1) * row_seconds();  // would be read without drafts too
+  const bool pays = pays_for_drafts_;
+  pays_for_drafts_ = round.drafts != 0 && round.tokens > 1;
   if (round.source == Source::None) {
-    plain_.note(std::max(0.0, seconds - certain));
+    if (!pays) plain_.note(std::max(0.0, seconds - certain));
     for (Account *account : {&mtp_, &lookup_}) {
       if (account->credit < price()) account->add(kAllowance);
     }

@@ -134,6 +134,7 @@ class DraftPolicy {
   Duration pass_, row_, step_;  // of one row; of a further row; of the MTP layer
   Mean plain_;                  // a whole round without drafts
   uint64_t round_ = 0, last_plain_ = 0, last_mtp_ = 0;
+  bool pays_for_drafts_ = false;  // the next pass, for right drafts of the one before: see DeltaLog
   Account mtp_, lookup_;
   Frequency depth_[kMaxDrafts], level_[kMaxDrafts][kLevels], length_[kLengths];
 };

@@ -94,10 +94,11 @@ void check_repetition() {
 
 // A world where a pass of n rows takes 1 + row * (n - 1), a step of the layer `step`, a round with
 // drafts `beyond` besides, and drafts are right with `mtp`, or with `lookup` in the share `found`
-// of the rounds.
+// of the rounds. A pass behind drafts that were right takes `log` more for each.
 struct World {
   double row, step, mtp, lookup, found;
   double beyond = 0;
+  double log = 0;
 };
 
 struct Totals {
@@ -113,6 +114,7 @@ struct Totals {
 // Many rounds in a world. The policy sees noise that the totals do not have.
 Totals simulate(DraftPolicy *policy, Random *random, const World &w, int rounds) {
   Totals sum;
+  uint32_t logged = 0;
   for (int round = 0; round < rounds; round++) {
     const bool found = random->uniform() < w.found;
     const DraftPolicy::Lookup lookup = {5, found ? kMaxDrafts : 0};
@@ -132,7 +134,7 @@ Totals simulate(DraftPolicy *policy, Random *random, const World &w, int rounds)
         steps++;
       }
     }
-    const double pass = 1 + w.row * n, noise = 0.95 + 0.1 * random->uniform();
+    const double pass = 1 + w.row * n + w.log * logged, noise = 0.95 + 0.1 * random->uniform();
     const double stall = random->uniform() < 0.1 ? 5 : 0;  // the thread lost its core
     const double rest = steps * w.step + (n + steps != 0 ? w.beyond : 0);
     policy->note_pass(1 + n, pass * noise + stall);
@@ -155,6 +157,7 @@ Totals simulate(DraftPolicy *policy, Random *random, const World &w, int rounds)
     }
     const DraftPolicy::Source source = plan.probe ? DraftPolicy::Source::Mtp : plan.source;
     policy->note_round({source, plan.probe, 1, n, steps, gained}, pass * noise + stall + rest);
+    logged = gained - 1;
     sum.tokens += gained;
     sum.time += pass + rest;
   }
@@ -206,6 +209,21 @@ void check_hidden_costs() {
     expect(mtp > 0.98, "not slower than plain decoding with a hidden cost", mtp, 1);
     const double copied = simulate({0.05, 9, 0, 0.55, 1, beyond}, 3000);
     expect(copied > 0.98, "lookups: the same", copied, 1);
+  }
+}
+
+// What right drafts leave to the next pass is no cost of plain decoding, even if that pass is the
+// only one without drafts for long.
+void check_logs() {
+  for (const double log : {0.1, 0.2, 0.4}) {
+    for (const double row : {0.2, 0.35, 0.5}) {
+      for (const double chance : {0.4, 0.5, 0.6, 0.7}) {
+        const double mtp = simulate({row, 0.1, chance, 0, 0, 0, log}, 30000);
+        expect(mtp > 0.99, "not slower than plain decoding with a log", mtp, 1);
+        const double copied = simulate({row, 9, 0, chance, 1, 0, log}, 30000);
+        expect(copied > 0.99, "lookups: the same", copied, 1);
+      }
+    }
   }
 }
 
@@ -267,6 +285,7 @@ int main() {
   check_repetition();
   check_policy();
   check_hidden_costs();
+  check_logs();
   check_short_texts();
   check_first_text();
   check_bad_luck();
