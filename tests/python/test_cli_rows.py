@@ -145,8 +145,9 @@ def test_map_keeps_rows_that_fail_when_it_is_told_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.csv", b"a,b\n1\n", "line 2: the row has not as many fields"),
-        ("x.csv", b"a,b\n1,2,3\n", "line 2: the row has not as many fields"),
+        ("x.csv", b"a,b\n1\n", "line 2: the row has 1 cells, the header 2"),
+        ("x.csv", b"a,b\n\n1,2,3\n", "line 3: the row has 3 cells, the header 2"),
+        ("x.tsv", b"", "expected a header"),
         ("x.csv", b'a\n"open\n', "unexpected end of data"),
         ("x.jsonl", b'{"a": 1}\nnot\n', "line 2: no JSON"),
         ("x.jsonl", b"[1]\n", "line 1: neither an object nor a string"),

@@ -334,6 +334,21 @@ def test_a_table_of_something_else_is_left_alone(tiny: Llama, tmp_path: Path) ->
         decide_table(decider, tmp_path / "missing.csv", "text", target)
 
 
+def test_a_table_with_a_long_cell(tiny: Llama, tmp_path: Path) -> None:
+    source, target, part = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "out.csv.part"
+    _table(source, [("x" * 200_000, next(iter(MESSAGES)))])  # Python's limit is 131,072
+    decider = tiny.decider({"team": TEAMS})
+    assert decide_table(decider, source, "text", target) == 0
+    part.write_bytes(target.read_bytes())
+    assert decide_table(decider, source, "text", target) == 1
+    source.write_text('id,text\n1,"open\n')
+    with pytest.raises(InvalidArgument, match="unexpected end of data"):
+        decide_table(decider, source, "text", target)
+    source.write_text("")
+    with pytest.raises(InvalidArgument, match="expected a header"):
+        decide_table(decider, source, "text", target)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = next(iter(MESSAGES))
     base = ["decide", "tiny", "--label", ",".join(TEAMS)]

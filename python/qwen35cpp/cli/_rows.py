@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from .. import _csv
 from ..errors import FileError, InvalidArgument
 
 FORMATS = ("csv", "tsv", "jsonl", "txt")
-_LONGEST_FIELD = 1 << 28  # characters; the csv module's own limit is 131,072
 
 Row = dict[str, Any]
 
@@ -41,27 +40,12 @@ def read(name: str, kind: str) -> list[Row]:
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{name} is not UTF-8: {error}") from error
     if kind in ("csv", "tsv"):
-        return _read_csv(name, text, "," if kind == "csv" else "\t")
+        header, rows = _csv.parse(name, text, "," if kind == "csv" else "\t")
+        return [dict(zip(header, row, strict=True)) for row in rows]
     lines = [line.rstrip("\r") for line in text.split("\n")]
     if kind == "jsonl":
         return [_json_row(name, number, line) for number, line in enumerate(lines, 1) if line]
     return [{"text": line} for line in lines if line.strip()]
-
-
-def _read_csv(name: str, text: str, delimiter: str) -> list[Row]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise InvalidArgument(
-                    f"{name}, line {reader.line_num}: the row has not as many fields as the header"
-                )
-            rows.append(dict(row))
-    except csv.Error as error:
-        raise InvalidArgument(f"{name}, line {reader.line_num}: {error}") from error
-    return rows
 
 
 def _json_row(name: str, number: int, line: str) -> Row:

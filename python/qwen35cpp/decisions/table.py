@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import _csv
 from ..errors import FileError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def decide_table(
         FileError: a file cannot be read or written, or `target`.part belongs to something else.
     """
     with _said(source):
-        header, rows = _read(source)
+        header, rows = _csv.parse(str(source), source.read_bytes().decode("utf-8-sig"))
     if column not in header:
         raise InvalidArgument(
             f"{source} has no column {column!r}", hint=f"its columns are {', '.join(header)}"
@@ -63,21 +64,6 @@ def decide_table(
             os.fsync(file.fileno())
         part.replace(target)
     return known
-
-
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows, all of the header's length."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            header, *rows = [row for row in csv.reader(file) if row]
-        except ValueError:
-            raise InvalidArgument(f"{path} has no rows") from None
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise InvalidArgument(
-                f"{path}: row {number} has {len(row)} cells, the header {len(header)}"
-            )
-    return header, rows
 
 
 def _resumed(part: Path, header: list[str], rows: Sequence[list[str]], decider: Decider) -> int:
