@@ -10,9 +10,9 @@ often as the rates say, because random weights draft nothing that is right: ever
 as usual, only the verdict is drawn. --peer has llama.cpp's server take turns with the same file,
 plain and with drafts of its own at the same rates (its --spec-synth-rates); --peer-python a
 llama.cpp that was built for the machine (peer_native.py), plain. On a busy machine --threads 1 has
-the skills compared by CPU time; "off again" differs from 1 by nothing but noise. Speeds are tokens per second of decoding. Files come from
-`synthetic.py 2b q4_k_m --mtp`; the estimate for two files, two rates and both peers is
-seven minutes. "extract, schema" holds the answers to the schema that
+the skills compared by CPU time; "off again" differs from 1 by nothing but noise. Speeds are tokens
+per second of decoding. Files come from `synthetic.py 2b q4_k_m --mtp`; the estimate for two files,
+two rates and both peers is seven minutes. "extract, schema" holds the answers to the schema that
 the prompt tells: what it leaves no choice about is then forced, and not drafted.
 """
 
@@ -37,7 +37,7 @@ from qwen35cpp import Llama, _handles
 from qwen35cpp.types import DraftStatistics, ModelInfo, Text
 
 ROOT = Path(__file__).resolve().parent.parent
-SKILLS = ("story", "chat", "passage", "extract", "extract, schema", "tools", "copy", "classify")
+SKILLS = ("story", "chat", "passage", "extract", "extract, schema", "tools", "copy")
 
 
 @dataclass
