@@ -109,12 +109,14 @@ struct Bench {
   }
 };
 
+constexpr Isa kStrongestFirst[] = {Isa::Amx,      Isa::Avx512,      Isa::AvxVnni, Isa::Avx2,
+                                   Isa::NeonI8mm, Isa::NeonDotprod, Isa::Neon,    Isa::Scalar};
+
 // filter: a substring of "<isa> gemv|gemm <type>"
 inline int run_bench(const char *filter) {
   Guarded<uint8_t> big(256u << 20);
   std::memset(big.data(), 1, big.size());
-  for (const Isa isa : {Isa::Amx, Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::NeonI8mm,
-                        Isa::NeonDotprod, Isa::Neon, Isa::Scalar}) {
+  for (const Isa isa : kStrongestFirst) {
     if (!isa_available(isa)) continue;
     const Kernels kernels = kernels_for(isa);
     const Bench bench = {kernels, peak_gops(kernels), read_gbs(big)};
