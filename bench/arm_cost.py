@@ -65,8 +65,8 @@ def run(*command: str | Path, **options: str | None) -> str:
 
 
 def tool(name: str) -> str:
-    """One of LLVM's tools, whatever its version is."""
-    for version in ("", *(f"-{n}" for n in range(25, 14, -1))):
+    """One of LLVM's tools, the newest: version 14 has no model of the Neoverses."""
+    for version in (*(f"-{n}" for n in range(25, 15, -1)), ""):
         if shutil.which(name + version):
             return name + version
     sys.exit(f"{name} is not installed")
@@ -119,11 +119,30 @@ def blocks_of(program: Path, plugin: Path, cpu: Cpu, arguments: list[str]) -> Co
     plug = f"{plugin},out={out}"
     print(run("qemu-aarch64", "-L", sysroot, "-cpu", cpu.emulated, "-plugin", plug, program,
               *arguments).strip(), file=sys.stderr)  # fmt: skip
+    found: dict[int, tuple[int, str]] = {}
+    for address, count, code in map(str.split, out.read_text().splitlines()):
+        before, _ = found.get(int(address, 16), (0, ""))
+        found[int(address, 16)] = before + int(count), code
     counts: Counter[str] = Counter()
-    for line in out.read_text().splitlines():
-        _, count, code = line.split()
-        counts[code] += int(count)
+    for address, (count, code) in sorted(found.items()):
+        # The emulator ends blocks at pages too: there the next one goes on.
+        end = address + len(code) // 2
+        while not ends_in_branch(code) and found.get(end, (0, ""))[0] >= count:
+            rest, more = found[end]
+            found[end] = rest - count, more
+            code, end = code + more, end + len(more) // 2
+        counts[code] += found[address][0]
     return counts
+
+
+def ends_in_branch(code: str) -> bool:
+    """Whether the last instruction of a block may go elsewhere than behind it."""
+    word = int.from_bytes(bytes.fromhex(code[-8:]), "little")
+    return (
+        word >> 26 & 31 == 5  # b, bl
+        or word >> 25 & 63 in (0x1A, 0x1B)  # cbz, tbz
+        or word >> 25 in (0x2A, 0x6A, 0x6B)  # b.cond, svc, br
+    )
 
 
 @functools.cache
@@ -133,10 +152,12 @@ def block_cycles(code: str, model: str) -> float:
     text = run(tool("llvm-mc"), "--disassemble", "-triple=aarch64", "-mattr=+all", stdin=spaced)
     given = ("-mtriple=aarch64", f"-mcpu={model}", f"-iterations={ITERATIONS}")
     report = run(tool("llvm-mca"), *given, "-mattr=+all", stdin=text)
-    found = re.search(r"Total Cycles:\s+(\d+)", report)
-    if found is None:
-        sys.exit(f"llvm-mca says nothing of\n{text}")
-    return int(found[1]) / ITERATIONS
+    known, cycles = (
+        int(re.findall(rf"{what}:\s+(\d+)", report)[0]) for what in ("Instructions", "Total Cycles")
+    )
+    if known != len(code) // 8 * ITERATIONS:
+        sys.exit(f"LLVM's tools do not know all of the {len(code) // 8} instructions in\n{text}")
+    return cycles / ITERATIONS
 
 
 def cost(program: Path, plugin: Path, cpu: Cpu, product: list[str], macs: int) -> Cost:
