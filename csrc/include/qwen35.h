@@ -85,7 +85,7 @@ typedef struct qwen35_model qwen35_model;
 
 typedef struct qwen35_model_params {
   uint32_t struct_size;
-  int32_t n_threads;  /* 0: one per physical core this process may use */
+  int32_t n_threads;  /* 0: one per physical core; no more than there are CPUs work at a time */
   int32_t vocab_only; /* nonzero: read the header and tokenizer only, no weights */
   /* 0: the weights are read into private memory, and the file may then change or disappear.
    * Nonzero: they are mapped. The file must then stay as it is while the model is open: where it is

@@ -105,7 +105,8 @@ class Llama(ChatMethods, DecisionMethods):
         model_path: the GGUF file; for a sharded model any of its files.
         n_ctx: tokens of context; None is the model's native context, or what fits into the memory.
             Memory is taken as it fills.
-        n_threads: None is one per physical core that this process may use.
+        n_threads: None is one per physical core that this process may use; no more of them than
+            CPUs work at a time.
         n_batch: tokens evaluated at once in prefill; bounds the scratch memory.
         n_parallel: calls that may run at once. Each takes a context of its own when calls overlap.
         seed: used by every call without a seed of its own; None draws a new one for each call.
