@@ -227,6 +227,26 @@ void check_logs() {
   }
 }
 
+// Plain passes that all come right behind drafts say nothing of plain decoding.
+void check_plain_behind_drafts() {
+  DraftPolicy policy;
+  const auto plain = [&](double seconds) {
+    const DraftPolicy::Plan plan = policy.plan(0, false, {0, 0});
+    policy.note_pass(1, seconds);
+    policy.note_round({DraftPolicy::Source::None, false, 1, 0, 0, 1}, seconds);
+    return 1 / plan.rate;
+  };
+  for (int i = 0; i < 10; i++) plain(1);
+  for (int i = 0; i < 200; i++) {
+    policy.plan(kMaxDrafts, true, {0, 0});
+    policy.note_pass(2, 1.2);
+    policy.note_round({DraftPolicy::Source::Mtp, false, 1, 1, 1, 2}, 1.3);
+    plain(1.2);  // applies the log
+  }
+  const double found = plain(1);
+  expect(found < 1.01, "what a plain round takes", found, 1);
+}
+
 // Texts follow each other, and drafts are right in every fourth: what was learned in one must not
 // cost much in the next.
 void check_short_texts() {
@@ -286,6 +306,7 @@ int main() {
   check_policy();
   check_hidden_costs();
   check_logs();
+  check_plain_behind_drafts();
   check_short_texts();
   check_first_text();
   check_bad_luck();
