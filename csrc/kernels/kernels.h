@@ -67,7 +67,8 @@ struct ScreenArgs {
   // standard deviation: [n_cols, rows] at y_stride, or null.
   float *deviation;
   float sure;
-  // [n_cols, rows/16] at group_stride, of each group the largest y, and y + sure * deviation.
+  // [n_cols, rows/16] at group_stride, of each group the largest y, and y + sure * deviation. A row
+  // that gives no number may have any product: -inf counts for its y, and inf for its bound.
   float *best, *bound;
   uint64_t group_stride;
 };

@@ -95,6 +95,13 @@ struct Matrix {
                 static_cast<size_t>(rows) * k / type.block_size);
   }
 
+  // A factor of the row's last block is a NaN from now on. For types with a half-precision factor,
+  // before weave().
+  void make_nan(uint32_t row) {
+    put_half(w.data() + (row + 1) * row_bytes - type.block_bytes + half_fields(type.type).d,
+             0x7e00);
+  }
+
   // From now on kernels get it woven, if the tier weaves this type.
   void weave(const Kernels &kernels) {
     const WeaveFn fn = kernels.weave[static_cast<uint32_t>(type.type)];

@@ -332,7 +332,8 @@ void screen_rows(const ScreenArgs &s, uint32_t row) {
     }
   }
   for (uint32_t c = 0; c < s.n_cols; c++) {
-    float best = -__builtin_inff(), bound = best;
+    constexpr float kInf = __builtin_inff();
+    float best = -kInf, bound = -kInf;
     for (uint32_t r = 0; r < kRows; r++) {
       const uint64_t at = c * s.y_stride + row + r;
       const float y = s.bits.step * sum[c][r];
@@ -341,7 +342,7 @@ void screen_rows(const ScreenArgs &s, uint32_t row) {
       s.y[at] = y;
       if (s.deviation != nullptr) s.deviation[at] = deviation;
       best = y > best ? y : best;
-      bound = !(most <= bound) ? most : bound;
+      bound = most <= bound ? bound : most == most ? most : kInf;
     }
     s.best[c * s.group_stride + row / kRows] = best;
     s.bound[c * s.group_stride + row / kRows] = bound;

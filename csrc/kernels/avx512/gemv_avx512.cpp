@@ -333,8 +333,11 @@ void screen_rows(const ScreenArgs &s, uint32_t row) {
     const uint64_t group = c * s.group_stride + row / kRows;
     _mm512_storeu_ps(s.y + c * s.y_stride + row, y);
     if (s.deviation != nullptr) _mm512_storeu_ps(s.deviation + c * s.y_stride + row, deviation);
-    s.best[group] = _mm512_reduce_max_ps(y);
-    s.bound[group] = _mm512_reduce_max_ps(bound);
+    // Of two operands with a NaN the maximum is the second, so none may be left in a reduction.
+    constexpr float kInf = __builtin_inff();
+    const __mmask16 unknown = _mm512_cmp_ps_mask(bound, bound, _CMP_UNORD_Q);
+    s.best[group] = _mm512_reduce_max_ps(_mm512_max_ps(y, _mm512_set1_ps(-kInf)));
+    s.bound[group] = _mm512_reduce_max_ps(_mm512_mask_mov_ps(bound, unknown, _mm512_set1_ps(kInf)));
   }
 }
 
