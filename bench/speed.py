@@ -181,10 +181,19 @@ def at_depth(runner: Runner, path: str, rows: list[list[Any]]) -> Iterator[Row]:
             yield Row(name, f"{label} behind {depth:,}", ours[what], peer[what] if peer else None)
 
 
+# Until whoever started it is gone.
+COMPETITOR = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(10**6): pass
+"""
+
+
 @contextmanager
 def competitors(n: int) -> Iterator[None]:
     """Processes that do nothing but use a core."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    busy = [subprocess.Popen([sys.executable, "-c", COMPETITOR]) for _ in range(n)]
     try:
         yield
     finally:

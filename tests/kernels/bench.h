@@ -43,16 +43,8 @@ struct Bench {
     Tokens x(n, k);
     x.fill(random, kernels);
     Guarded<float> y(size_t{n} * rows);
-    GemvArgs args = {};
-    args.woven = m.woven != nullptr;
-    args.row_bytes = row_bytes;
-    args.rows = rows;
-    args.k = k;
-    args.n_cols = n;
-    args.act = x.act();
-    args.x = x.x.data();
-    args.y = y.data();
-    args.y_stride = rows;
+    GemvArgs args = gemv_args(m, x, 0, n, y.data(), rows);
+    args.rows = rows;  // a piece
     const double time = median_time(stream ? pieces : 101, [&](uint32_t i) {
       args.w = m.at(i % pieces * rows);
       kernels.gemv[static_cast<uint32_t>(type.type)](args);

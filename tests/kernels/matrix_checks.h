@@ -64,17 +64,7 @@ struct Output {
 // Tokens [first, first + n) of x, in one call.
 inline void run_gemv_part(const Kernels &kernels, const Matrix &m, const Tokens &x, uint32_t first,
                           uint32_t n, Output &y) {
-  GemvArgs args = {};
-  args.w = m.at(0);
-  args.woven = m.woven != nullptr;
-  args.row_bytes = m.row_bytes;
-  args.rows = m.rows;
-  args.k = m.k;
-  args.n_cols = n;
-  args.act = x.act(first);
-  args.x = x.x.data() + size_t{first} * m.k;
-  args.y = y.data() + first * y.stride;
-  args.y_stride = y.stride;
+  const GemvArgs args = gemv_args(m, x, first, n, y.data() + first * y.stride, y.stride);
   kernels.gemv[static_cast<uint32_t>(m.type.type)](args);
 }
 

@@ -169,4 +169,22 @@ struct Tokens {
   }
 };
 
+// Products of all rows and the n tokens from `first` on, as gemv takes them. y: [n, rows] at
+// y_stride
+inline GemvArgs gemv_args(const Matrix &m, const Tokens &x, uint32_t first, uint32_t n, float *y,
+                          uint64_t y_stride) {
+  GemvArgs args = {};
+  args.w = m.at(0);
+  args.woven = m.woven != nullptr;
+  args.row_bytes = m.row_bytes;
+  args.rows = m.rows;
+  args.k = m.k;
+  args.n_cols = n;
+  args.act = x.act(first);
+  args.x = x.x.data() + size_t{first} * m.k;
+  args.y = y;
+  args.y_stride = y_stride;
+  return args;
+}
+
 }  // namespace q35

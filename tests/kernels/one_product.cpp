@@ -20,18 +20,7 @@ using q35::Matrix;
 using q35::Tokens;
 
 void by_gemv(const Kernels &kernels, const Matrix &m, const Tokens &x, float *y) {
-  q35::GemvArgs args = {};
-  args.w = m.at(0);
-  args.woven = m.woven != nullptr;
-  args.row_bytes = m.row_bytes;
-  args.rows = m.rows;
-  args.k = m.k;
-  args.n_cols = x.n;
-  args.act = x.act();
-  args.x = x.x.data();
-  args.y = y;
-  args.y_stride = m.rows;
-  kernels.gemv[static_cast<uint32_t>(m.type.type)](args);
+  kernels.gemv[static_cast<uint32_t>(m.type.type)](gemv_args(m, x, 0, x.n, y, m.rows));
 }
 
 void by_panels(const Kernels &kernels, const Matrix &m, const Tokens &x, float *y) {
