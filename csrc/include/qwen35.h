@@ -494,7 +494,8 @@ typedef struct qwen35_draft_stats {
 QWEN35_API void qwen35_session_draft_statistics(const qwen35_session *session,
                                                 qwen35_draft_stats *out);
 /* For benchmarks of random weights: from now on draft i of a pass is taken for right with
- * probability chances[i], whatever the sampler draws. n: 0 to 7; 0 ends it. */
+ * probability chances[i], whatever the sampler draws and however sure the layer is of its draft.
+ * n: 0 to 7; 0 ends it. */
 QWEN35_API qwen35_status qwen35_session_impose_acceptance(qwen35_session *session,
                                                           const float *chances, size_t n);
 

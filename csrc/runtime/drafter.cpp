@@ -108,6 +108,7 @@ uint32_t Drafter::propose_mtp(qwen35_model *model, SequenceState *state, int32_t
     const double start = now();
     const float *hidden = threads.mtp()->draft(model->text, backend, state, token, depth);
     token = head_.best(model->kernels, backend, hidden, &p_[depth]);
+    if (imposes()) p_[depth] = depth < n_imposed_ ? imposed_[depth] : 0.0f;
     const double seconds = now() - start;
     policy_.note_step(seconds);
     n_steps_++;

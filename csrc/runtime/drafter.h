@@ -66,7 +66,7 @@ class Drafter {
   uint32_t n_checked_ = 0;  // of these, worth a row of the pass
   uint32_t n_steps_ = 0;
   int32_t tokens_[kMaxDrafts];  // the proposal
-  float p_[kMaxDrafts];         // by the MTP layer
+  float p_[kMaxDrafts];         // by the MTP layer, or imposed
   uint32_t n_followed_ = 0;
   int32_t followed_[kMaxDrafts];  // what the lookup expects, proposed or not, as far as is allowed
   float imposed_[kMaxDrafts] = {};
