@@ -67,7 +67,7 @@ void DraftPolicy::Account::add(double tokens) {
 }
 
 bool DraftPolicy::Account::allows(uint32_t n, double price) const {
-  const double loss = ((1 + n * price) * factor()) - 1;
+  const double loss = ((1 + price) * factor()) - 1;
   return loss <= (n == 1 ? credit : kRisk * credit);
 }
 
@@ -81,19 +81,26 @@ void DraftPolicy::begin_text() {
 }
 
 void DraftPolicy::note_pass(uint32_t rows, double seconds) {
-  if (rows == 1) {
-    if (pays_for_drafts_) return;
-    last_plain_ = round_;
-    pass_.note(seconds);
-    row_.seconds += kHope * (kRowGuess * pass_.seconds - row_.seconds);
-  } else {
-    row_.note(std::max(0.0, seconds - pass_.seconds) / (rows - 1));
+  if (rows > 1) {
+    more_[rows - 2].note(std::max(0.0, seconds - pass_.seconds));
+    return;
+  }
+  if (pays_for_drafts_) return;
+  last_plain_ = round_;
+  pass_.note(seconds);
+  for (uint32_t n = 1; n <= kMaxDrafts; n++) {
+    double *more = &more_[n - 1].seconds;
+    *more += kHope * (rows_seconds(n - 1) + kRowGuess * pass_.seconds - *more);
   }
 }
 
-double DraftPolicy::row_seconds() const {
-  const double guess = kRowGuess * pass_.seconds;
-  return row_.count < kSure ? guess : row_.seconds;
+double DraftPolicy::rows_seconds(uint32_t n) const {
+  const double first = more_[0].count < kSure ? kRowGuess * pass_.seconds : more_[0].seconds;
+  double seconds = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    seconds = more_[i].count < kSure ? seconds + first : more_[i].seconds;
+  }
+  return seconds;
 }
 
 double DraftPolicy::step_seconds() const {
@@ -101,7 +108,9 @@ double DraftPolicy::step_seconds() const {
 }
 
 void DraftPolicy::note_round(const Round &round, double seconds) {
-  const double certain = (round.certain - 1) * row_seconds();  // would be read without drafts too
+  // Would be read without drafts too.
+  const double certain =
+      rows_seconds(round.certain - 1 + round.drafts) - rows_seconds(round.drafts);
   const bool pays = pays_for_drafts_;
   pays_for_drafts_ = round.drafts != 0 && round.tokens > 1;
   if (round.source == Source::None) {
@@ -128,7 +137,7 @@ double DraftPolicy::price() const {
 
 void DraftPolicy::note_missed(bool right) {
   if (pass_.count == 0) return;
-  const double row = row_seconds() / plain_seconds();
+  const double row = rows_seconds(1) / plain_seconds();
   lookup_.add(kMissed * (right ? 1 - row : -row));
 }
 
@@ -175,7 +184,7 @@ DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &looku
   if (pass_.count < kSure) return {Source::None, 0, 0, false};
   Plan best = {Source::None, 0, 1.0 / plain_seconds(), false};
   if (round_ - last_plain_ > (pass_.count < 2 * kSure ? kPlainSoon : kPlainLate)) return best;
-  if (row_.count < kSure) room = std::min(room, 1u);  // until it is known what rows cost
+  if (more_[0].count < kSure) room = std::min(room, 1u);  // until it is known what rows cost
   double needed = kMargin * best.rate;
   const auto consider = [&](Source source, uint32_t n, double tokens, double seconds) {
     if (tokens / seconds <= needed) return;
@@ -183,15 +192,17 @@ DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &looku
     needed = best.rate;
   };
   double chance = 1, tokens = 1;
-  const double row = row_seconds() / plain_seconds(), step = step_seconds() / plain_seconds();
-  for (uint32_t n = 1; n <= std::min(room, lookup.n) && lookup_.allows(n, row); n++) {
+  const double plain = plain_seconds(), step = step_seconds() / plain;
+  for (uint32_t n = 1; n <= std::min(room, lookup.n); n++) {
+    if (!lookup_.allows(n, rows_seconds(n) / plain)) break;
     chance *= lookup_chance(lookup.match + n - 1);
     tokens += chance;
     consider(Source::Lookup, n, tokens, lookup_.factor() * parts(n, 0));
   }
   chance = tokens = 1;
   uint32_t most = 0;
-  for (uint32_t n = 1; n <= room && mtp && mtp_.allows(n, row + step); n++) {
+  for (uint32_t n = 1; n <= room && mtp; n++) {
+    if (!mtp_.allows(n, rows_seconds(n) / plain + n * step)) break;
     most = n;
     chance *= mtp_chance(n - 1);
     tokens += chance;
@@ -203,6 +214,30 @@ DraftPolicy::Plan DraftPolicy::plan(uint32_t room, bool mtp, const Lookup &looku
                static_cast<double>(round_ - last_mtp_) * kAllowance > price();
   if (best.probe) best.n = 1;
   if (best.source == Source::Mtp || best.probe) last_mtp_ = round_;
+  return best;
+}
+
+bool DraftPolicy::worth_steps(uint32_t n, uint32_t most, double chance, double rate) const {
+  double tokens = 0;
+  for (uint32_t more = n + 1; more <= most; more++) {
+    chance *= mtp_chance(more - 1);
+    tokens += chance;
+    const double rows = rows_seconds(more) - rows_seconds(n);
+    if (tokens >= rate * mtp_.factor() * ((more - n) * step_seconds() + rows)) return true;
+  }
+  return false;
+}
+
+uint32_t DraftPolicy::worth_rows(const double *chances, uint32_t n, double rate) const {
+  uint32_t best = 0;
+  double tokens = 0, most = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    tokens += chances[i];
+    const double gain = tokens - rate * rows_seconds(i + 1);
+    if (gain < most) continue;
+    most = gain;
+    best = i + 1;
+  }
   return best;
 }
 

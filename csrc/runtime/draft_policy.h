@@ -3,14 +3,15 @@
 // this text, and compares
 //
 //   plain    1 token                              in  plain
-//   lookup   1 + a_1 + a_1 a_2 + ... tokens       in  (plain + n * row) * factor
-//   MTP      the same with its own acceptances    in  (plain + n * row + n * step) * factor
+//   lookup   1 + a_1 + a_1 a_2 + ... tokens       in  (plain + rows(n)) * factor
+//   MTP      the same with its own acceptances    in  (plain + rows(n) + n * step) * factor
 //
 // where a round is a whole call, with lookups, limits and draws, and the factor of a source is what
-// its rounds took beyond their parts. Estimates may be wrong, so each source also has an account,
-// in tokens: a round with drafts adds what it gained against plain ones, or takes what it lost. A
-// text begins with little credit, and without any there are no drafts but a rare one, so that a
-// text in which they do not pay takes the time of plain decoding and little more.
+// its rounds took beyond their parts. Rows do not all cost the same: a third one has all of the
+// output head read, a fourth comes nearly free. Estimates may be wrong, so each source also has an
+// account, in tokens: a round with drafts adds what it gained against plain ones, or takes what it
+// lost. A text begins with little credit, and without any there are no drafts but a rare one, so
+// that a text in which they do not pay takes the time of plain decoding and little more.
 #pragma once
 
 #include <cstdint>
@@ -100,12 +101,12 @@ class DraftPolicy {
   Plan plan(uint32_t room, bool mtp, const Lookup &lookup);
   // As many as possible, whatever it costs.
   static Plan all(uint32_t room, bool mtp, const Lookup &lookup);
-  // Whether draft `depth` is worth a step, and whether it is worth a row of the pass. chance: that
-  // it and all before it are right.
-  bool worth_step(double chance, double rate) const {
-    return chance >= rate * mtp_.factor() * (step_seconds() + row_seconds());
-  }
-  bool worth_row(double chance, double rate) const { return chance >= rate * row_seconds(); }
+  // Whether more than n drafts of the MTP layer, up to `most`, are worth their steps and rows.
+  // chance: that those n are right.
+  bool worth_steps(uint32_t n, uint32_t most, double chance, double rate) const;
+  // How many of n drafts are worth rows of the pass. chances[i]: that draft i and all before it are
+  // right.
+  uint32_t worth_rows(const double *chances, uint32_t n, double rate) const;
 
  private:
   static constexpr uint32_t kLevels = 5;       // of p
@@ -119,20 +120,21 @@ class DraftPolicy {
 
     double factor() const { return beyond.count == 0 ? 1.0 : beyond.value; }
     void add(double tokens);
-    // Whether n drafts may be lost that cost `price` each, in plain rounds.
+    // Whether n drafts may be lost that cost `price` together, in plain rounds.
     bool allows(uint32_t n, double price) const;
   };
 
   static uint32_t length_class(uint32_t length);
-  double row_seconds() const;
-  double price() const;  // of a try, in tokens
+  double rows_seconds(uint32_t n) const;  // what n further rows cost
+  double price() const;                   // of a try, in tokens
   double plain_seconds() const { return plain_.count == 0 ? pass_.seconds : plain_.value; }
   double parts(uint32_t drafts, uint32_t steps) const {
-    return plain_seconds() + drafts * row_seconds() + steps * step_seconds();
+    return plain_seconds() + rows_seconds(drafts) + steps * step_seconds();
   }
 
-  Duration pass_, row_, step_;  // of one row; of a further row; of the MTP layer
-  Mean plain_;                  // a whole round without drafts
+  Duration pass_, step_;       // of one row; of the MTP layer
+  Duration more_[kMaxDrafts];  // [n] of n + 1 further rows
+  Mean plain_;                 // a whole round without drafts
   uint64_t round_ = 0, last_plain_ = 0, last_mtp_ = 0;
   bool pays_for_drafts_ = false;  // the next pass, for right drafts of the one before: see DeltaLog
   Account mtp_, lookup_;

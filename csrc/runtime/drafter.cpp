@@ -102,9 +102,7 @@ uint32_t Drafter::propose_mtp(qwen35_model *model, SequenceState *state, int32_t
   uint32_t allowed = 0;
   while (n_tokens_ < plan.n) {
     const uint32_t depth = n_tokens_;
-    if (depth != 0 && !policy_.worth_step(chance * policy_.mtp_chance(depth), plan.rate)) {
-      break;
-    }
+    if (depth != 0 && !policy_.worth_steps(depth, plan.n, chance, plan.rate)) break;
     const double start = now();
     const float *hidden = threads.mtp()->draft(model->text, backend, state, token, depth);
     token = head_.best(model->kernels, backend, hidden, &p_[depth]);
@@ -120,9 +118,7 @@ uint32_t Drafter::propose_mtp(qwen35_model *model, SequenceState *state, int32_t
     if (within(limits, tokens_, n_tokens_) < n_tokens_) break;
     allowed++;
   }
-  uint32_t n = allowed;
-  while (n > 0 && !policy_.worth_row(chances[n - 1], plan.rate)) n--;
-  return n;
+  return policy_.worth_rows(chances, allowed, plan.rate);
 }
 
 void Drafter::learn(const int32_t *drawn, uint32_t n) {

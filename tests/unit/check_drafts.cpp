@@ -99,6 +99,9 @@ struct World {
   double row, step, mtp, lookup, found;
   double beyond = 0;
   double log = 0;
+  double jump = 0;  // what a pass of three rows and more costs beyond its rows
+
+  double rows(uint32_t n) const { return n * row + (n > 1 ? jump : 0); }
 };
 
 struct Totals {
@@ -123,18 +126,16 @@ Totals simulate(DraftPolicy *policy, Random *random, const World &w, int rounds)
     if (plan.source == DraftPolicy::Source::Lookup) {
       n = plan.n;
     } else if (plan.source == DraftPolicy::Source::Mtp || plan.probe) {
-      double chance = 1;
+      double chance = 1, chances[kMaxDrafts];
       while (steps < plan.n) {
-        if (steps > 0 && !policy->worth_step(chance * policy->mtp_chance(steps), plan.rate)) {
-          break;
-        }
+        if (steps > 0 && !policy->worth_steps(steps, plan.n, chance, plan.rate)) break;
         policy->note_step(w.step);
         chance *= policy->mtp_chance(steps, 0.7f);
-        n += policy->worth_row(chance, plan.rate) && n == steps ? 1 : 0;
-        steps++;
+        chances[steps++] = chance;
       }
+      n = policy->worth_rows(chances, steps, plan.rate);
     }
-    const double pass = 1 + w.row * n + w.log * logged, noise = 0.95 + 0.1 * random->uniform();
+    const double pass = 1 + w.rows(n) + w.log * logged, noise = 0.95 + 0.1 * random->uniform();
     const double stall = random->uniform() < 0.1 ? 5 : 0;  // the thread lost its core
     const double rest = steps * w.step + (n + steps != 0 ? w.beyond : 0);
     policy->note_pass(1 + n, pass * noise + stall);
@@ -172,12 +173,13 @@ double simulate(const World &w, int rounds) {
 }
 
 // The best fixed depth of one source.
-double best_fixed(double row, double step, double chance) {
+double best_fixed(double row, double step, double chance, double jump = 0) {
+  const World w = {row, step, 0, 0, 0, 0, 0, jump};
   double best = 1;
   for (uint32_t n = 1; n <= kMaxDrafts; n++) {
     double tokens = 1, right = 1;
     for (uint32_t i = 0; i < n; i++) tokens += right *= chance;
-    best = std::max(best, tokens / (1 + n * (row + step)));
+    best = std::max(best, tokens / (1 + w.rows(n) + n * step));
   }
   return best;
 }
@@ -200,6 +202,29 @@ void check_policy() {
   // Both, where the lookup is better when it finds something.
   const double both = simulate({0.1, 0.1, 0.6, 0.95, 0.5}, 3000);
   expect(both > 1.1 * best_fixed(0.1, 0.1, 0.6), "both are better than one", both, 1.1);
+}
+
+// Rows that do not all cost the same: a pass of two looks at the output head first, one of three
+// reads all of it.
+void check_jumps() {
+  double of_best = 0, n = 0;
+  for (const double jump : {0.1, 0.25, 0.5}) {
+    for (const double row : {0.05, 0.1, 0.2}) {
+      for (const double chance : {0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9}) {
+        const double best = best_fixed(row, 0.06, chance, jump);
+        const double mtp = simulate({row, 0.06, chance, 0, 0, 0, 0, jump}, 5000);
+        expect(mtp > 0.98, "not slower than plain decoding with a jump", mtp, 1);
+        expect(mtp > 0.85 * best, "near the best fixed depth", mtp, best);
+        const double copied = simulate({row, 9, 0, chance, 1, 0, 0, jump}, 5000);
+        const double best_copied = best_fixed(row, 0, chance, jump);
+        expect(copied > 0.98, "lookups: the same", copied, 1);
+        expect(copied > 0.85 * best_copied, "lookups: near the best", copied, best_copied);
+        of_best += mtp / best + copied / best_copied;
+        n += 2;
+      }
+    }
+  }
+  expect(of_best > 0.97 * n, "near the best fixed depth on the whole", of_best / n, 1);
 }
 
 // What no part of a round accounts for: only whole rounds show it.
@@ -304,6 +329,7 @@ int main() {
   for (const uint32_t vocabulary : {100u, 5000u}) check_lookup(vocabulary);
   check_repetition();
   check_policy();
+  check_jumps();
   check_hidden_costs();
   check_logs();
   check_plain_behind_drafts();
