@@ -276,16 +276,18 @@ void check_plain_behind_drafts() {
 // cost much in the next.
 void check_short_texts() {
   const World good = {0.1, 0.2, 0.8, 0.9, 0.5}, bad = {0.1, 0.2, 0.1, 0.05, 0.8};
-  Random random(5);
-  DraftPolicy policy;
   Totals in_bad, in_good;
-  for (int text = 0; text < 400; text++) {
-    const bool is_good = text % 4 == 0;
-    Totals *sum = is_good ? &in_good : &in_bad;
-    policy.begin_text();
-    sum->add(simulate(&policy, &random, is_good ? good : bad, 40));
+  for (uint64_t seed = 0; seed < 20; seed++) {
+    Random random(seed);
+    DraftPolicy policy;
+    for (int text = 0; text < 400; text++) {
+      const bool is_good = text % 4 == 0;
+      Totals *sum = is_good ? &in_good : &in_bad;
+      policy.begin_text();
+      sum->add(simulate(&policy, &random, is_good ? good : bad, 40));
+    }
   }
-  expect(in_bad.speed() > 0.975, "short texts where drafts are wrong", in_bad.speed(), 1);
+  expect(in_bad.speed() > 0.974, "short texts where drafts are wrong", in_bad.speed(), 1);
   expect(in_good.speed() > 1.9, "short texts where they are right", in_good.speed(), 1.9);
 }
 
