@@ -21,7 +21,7 @@ constexpr double kMargin = 1.04;  // by which drafts have to be better than none
 // Of an account, in tokens.
 constexpr double kMostCredit = 4;
 constexpr double kLeastCredit = -0.5;
-constexpr double kTrusted = 1.2;      // a text begins with, of a source that gained lately
+constexpr double kTrusted = 1.0;      // a text begins with, of a source that gained lately
 constexpr double kRecent = 0.1;       // weight of a round in what was gained lately
 constexpr double kRisk = 0.4;         // of the credit that a round may lose
 constexpr double kAllowance = 0.008;  // for every plain round: the share of the time for tries,
