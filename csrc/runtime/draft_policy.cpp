@@ -81,10 +81,12 @@ void DraftPolicy::begin_text() {
 }
 
 void DraftPolicy::note_pass(uint32_t rows, double seconds) {
-  if (rows > 1) {
-    more_[rows - 2].note(std::max(0.0, seconds - pass_.seconds));
+  if (rows > 1 && seconds >= pass_.seconds) {
+    more_[rows - 2].note(seconds - pass_.seconds);
     return;
   }
+  // More rows in less time say nothing of rows: one row takes less than was thought.
+  if (rows > 1) return pass_.note(seconds);
   if (pays_for_drafts_) return;
   last_plain_ = round_;
   pass_.note(seconds);
