@@ -100,6 +100,7 @@ struct World {
   double beyond = 0;
   double log = 0;
   double jump = 0;  // what a pass of three rows and more costs beyond its rows
+  double slow = 1;  // times as long takes all of it, which the totals do not count
 
   double rows(uint32_t n) const { return n * row + (n > 1 ? jump : 0); }
 };
@@ -129,14 +130,15 @@ Totals simulate(DraftPolicy *policy, Random *random, const World &w, int rounds)
       double chance = 1, chances[kMaxDrafts];
       while (steps < plan.n) {
         if (steps > 0 && !policy->worth_steps(steps, plan.n, chance, plan.rate)) break;
-        policy->note_step(w.step);
+        policy->note_step(w.step * w.slow);
         chance *= policy->mtp_chance(steps, 0.7f);
         chances[steps++] = chance;
       }
       n = policy->worth_rows(chances, steps, plan.rate);
     }
-    const double pass = 1 + w.rows(n) + w.log * logged, noise = 0.95 + 0.1 * random->uniform();
-    const double stall = random->uniform() < 0.1 ? 5 : 0;  // the thread lost its core
+    const double pass = 1 + w.rows(n) + w.log * logged;
+    const double noise = w.slow * (0.95 + 0.1 * random->uniform());
+    const double stall = random->uniform() < 0.1 ? 5 * w.slow : 0;  // the thread lost its core
     const double rest = steps * w.step + (n + steps != 0 ? w.beyond : 0);
     policy->note_pass(1 + n, pass * noise + stall);
     uint32_t gained = 1;
@@ -157,7 +159,8 @@ Totals simulate(DraftPolicy *policy, Random *random, const World &w, int rounds)
       policy->note_missed(would);
     }
     const DraftPolicy::Source source = plan.probe ? DraftPolicy::Source::Mtp : plan.source;
-    policy->note_round({source, plan.probe, 1, n, steps, gained}, pass * noise + stall + rest);
+    policy->note_round({source, plan.probe, 1, n, steps, gained},
+                       pass * noise + stall + rest * w.slow);
     logged = gained - 1;
     sum.tokens += gained;
     sum.time += pass + rest;
@@ -291,6 +294,26 @@ void check_short_texts() {
   expect(in_good.speed() > 1.9, "short texts where they are right", in_good.speed(), 1.9);
 }
 
+// Long texts in which drafts are right are behind, and everything takes a third of the time now:
+// that is no gain of drafts.
+void check_faster_texts() {
+  for (const double row : {0.1, 0.3, 0.5, 0.7}) {
+    const World good = {row, 0.4, 0.5, 0.8, 0.6, 0, 0, 0, 3}, bad = {row, 0.4, 0.5, 0.08, 0.6};
+    Totals in_bad;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+      Random random(seed);
+      DraftPolicy policy;
+      for (int text = 0; text < 100; text++) {
+        const bool is_good = text % 50 < 20;
+        policy.begin_text();
+        const Totals found = simulate(&policy, &random, is_good ? good : bad, 22);
+        if (!is_good) in_bad.add(found);
+      }
+    }
+    expect(in_bad.speed() > 0.99, "texts of another pace", in_bad.speed(), 1);
+  }
+}
+
 // The first text of a model: nothing is known.
 void check_first_text() {
   Totals wrong, right;
@@ -336,6 +359,7 @@ int main() {
   check_logs();
   check_plain_behind_drafts();
   check_short_texts();
+  check_faster_texts();
   check_first_text();
   check_bad_luck();
   return 0;
