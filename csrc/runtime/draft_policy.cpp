@@ -31,6 +31,7 @@ constexpr double kMissed = 0.5;       // of what a lookup would have gained in a
 constexpr uint64_t kPlainSoon = 16, kPlainLate = 200;  // rounds between two plain ones
 constexpr double kOutlier = 1.25;                      // of a mean: more counts as much
 constexpr double kProbeWeight = 0.25;                  // of a round in a mean; others: kMeanWeight
+constexpr double kPromptly = 0.25;                     // of one that took much less than the mean
 
 }  // namespace
 
@@ -45,13 +46,14 @@ void Frequency::fade() {
   total *= kForget;
 }
 
-void Duration::note(double measured) {
+void Duration::note(double measured, double whole) {
   if (count++ < kSure) {
     seconds = count == 1 ? measured : std::min(seconds, measured);
     return;
   }
-  seconds += measured < seconds ? 0.2 * (measured - seconds)
-                                : std::min(0.05 * (measured - seconds), 0.02 * seconds);
+  seconds += measured < seconds
+                 ? 0.2 * (measured - seconds)
+                 : std::min(0.05 * (measured - seconds), 0.02 * std::max(whole, seconds));
 }
 
 void Mean::note(double measured, double weight) {
@@ -59,6 +61,8 @@ void Mean::note(double measured, double weight) {
     value = count == 1 ? measured : std::min(value, measured);
     return;
   }
+  // Much less than before is no accident, as more can be.
+  if (kOutlier * measured < value) weight = std::max(weight, kPromptly);
   value += weight * (std::min(measured, kOutlier * value) - value);
 }
 
@@ -81,12 +85,17 @@ void DraftPolicy::begin_text() {
 }
 
 void DraftPolicy::note_pass(uint32_t rows, double seconds) {
-  if (rows > 1 && seconds >= pass_.seconds) {
-    more_[rows - 2].note(seconds - pass_.seconds);
+  if (rows > 1) {
+    // More rows in less time say nothing of rows: one row takes less than was thought.
+    if (seconds < pass_.seconds) return pass_.note(seconds);
+    Duration *more = &more_[rows - 2];
+    more->note(seconds - pass_.seconds, pass_.seconds);
+    if (more->count < kSure) return;
+    for (Duration *fewer = more_; fewer < more; fewer++) {  // they do not take longer
+      fewer->seconds = std::min(fewer->seconds, more->seconds);
+    }
     return;
   }
-  // More rows in less time say nothing of rows: one row takes less than was thought.
-  if (rows > 1) return pass_.note(seconds);
   if (pays_for_drafts_) return;
   last_plain_ = round_;
   pass_.note(seconds);

@@ -41,7 +41,8 @@ struct Duration {
   double seconds = 0;
   uint32_t count = 0;
 
-  void note(double measured);
+  // whole: what it is a part of, whose stalls are in it and whose changes it follows.
+  void note(double measured, double whole = 0);
 };
 
 constexpr double kMeanWeight = 0.05;  // of a measurement in a mean
