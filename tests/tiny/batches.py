@@ -18,7 +18,7 @@ from tiny.skills import SKILLS
 
 # A batch has rows of one of these lengths, as many as make up its number of tokens. Rows longer
 # than PACKED are one document each: attention to long rows pays without a mask only.
-LENGTHS = (512, 2048, 4096, 8192, 16384, 32768)
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 PACKED = 2048
 CELL = PATCH * MERGE  # pixels along a side of a token
 PADDING = 9999  # document number of what no document fills
@@ -32,26 +32,43 @@ _POOL = [*_DIGITS, *random.Random(0).sample(range(256, vocabulary.NORMAL), vocab
 
 
 def drill(rng: random.Random) -> Encoded:
-    """Random tokens that come again, or pairs of which the first asks for the second.
+    """Random tokens that come again, or keys with values of which the second half asks.
 
     Nothing but looking back helps here, so it is learnt sooner than from the skills, where only one
     answer in a long text needs it. Most documents use few of the tokens, digits among them, so
-    that each is met often.
+    that each is met often. Up to 30 keys a linear layer can keep; hundreds of them only attention
+    finds, and it stays a plain mean as long as nothing asks for more than linear layers keep.
     """
     out = Encoded("drill")
     pool = _POOL[: int(16 * (len(_POOL) / 16) ** (rng.random() ** 2))]
-    if rng.random() < 0.5:
-        line = rng.choices(pool, k=int(8 * 12 ** rng.random()))
+    kind = rng.random()
+    if kind < 0.3:
+        line = rng.choices(pool, k=int(8 * 60 ** rng.random()))
         again = rng.randint(1, 2)
         out.ids = line * (1 + again)
         out.trained = [False] * (len(line) + 1) + [True] * (again * len(line) - 1)
+        out.sources = {i: i - len(line) for i, trained in enumerate(out.trained) if trained}
         return out
-    pairs = min(len(pool), int(4 * 10 ** rng.random()))
-    keys = rng.sample(pool, pairs)
-    values = {key: rng.choice(pool) for key in keys}
-    asked = rng.choices(keys, k=pairs)
-    out.ids = [token for key in [*keys, *asked] for token in (key, values[key])]
-    out.trained = [False] * (2 * pairs) + [False, True] * pairs
+    width = rng.choice([1, 1, 2, 4])
+    number = int(4 * (PACKED / 8 / (2 + width)) ** rng.random())
+    if kind < 0.65:
+        keys = [(key,) for key in rng.sample(pool, min(len(pool), number))]
+    else:  # neither half of a key is enough
+        side = max(3, int(1.5 * number**0.5))
+        some = rng.sample(_POOL, 2 * side)
+        both = [(one, two) for one in some[:side] for two in some[side:]]
+        keys = rng.sample(both, min(len(both), number))
+        if rng.random() < 0.5:
+            pool = _DIGITS
+    values = {key: rng.choices(pool, k=width) for key in keys}
+    asked = rng.choices(keys, k=len(keys))
+    out.ids = [token for key in [*keys, *asked] for token in (*key, *values[key])]
+    head, each = len(keys[0]), len(keys[0]) + width
+    out.trained = [False] * (each * len(keys)) + (head * [False] + width * [True]) * len(keys)
+    stands = {key: each * i for i, key in enumerate(keys)}
+    for turn, key in enumerate(asked):
+        here = each * (len(keys) + turn)
+        out.sources |= {here + i: stands[key] + i for i in range(head, each)}
     return out
 
 
@@ -100,7 +117,8 @@ class Batch:
 
     The pictures lie behind each other in `patches` [patches, 1536] (bytes), ordered by `grids`:
     pairs of a grid (rows, columns) and its number of pictures. The merged rows `shown` of the tower
-    fill the flat `places`.
+    fill the flat `places`. The flat tokens `seeking` precede tokens that repeat the flat tokens
+    `sought` of their document.
     """
 
     ids: Tensor
@@ -111,6 +129,8 @@ class Batch:
     patches: Tensor
     shown: Tensor
     places: Tensor
+    seeking: Tensor
+    sought: Tensor
     alone: bool  # rows are one document each
     tokens: int  # without padding
 
@@ -236,6 +256,7 @@ def collate(rows: list[list[Encoded]], length: int, count: int | None = None) ->
     positions = np.zeros((3, count, length), np.int64)
     weights = np.zeros((count, length), np.float32)
     skills = np.zeros((count, length), np.int64)
+    sources: list[tuple[int, int]] = []
     seen: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
     for r, row in enumerate(rows):
         at = 0
@@ -249,6 +270,13 @@ def collate(rows: list[list[Encoded]], length: int, count: int | None = None) ->
             )
             weights[r, at] = 0  # nothing precedes the first token
             skills[r, here] = NAMES.index(document.skill)
+            start = r * length + at
+            sources += [
+                (start + token - 1, start + source)
+                for token, source in document.sources.items()
+                # What goes on as its source does is easily found.
+                if token % 4 == 0 or document.sources.get(token - 1) != source - 1
+            ]
             pads = np.flatnonzero(np.isin(line, IGNORED)) + r * length + at
             for grid, values in zip(document.grids, document.patches, strict=True):
                 tokens = grid[0] * grid[1] // 4
@@ -272,6 +300,7 @@ def collate(rows: list[list[Encoded]], length: int, count: int | None = None) ->
         torch.from_numpy(np.concatenate(patches)),
         torch.from_numpy(shown),
         torch.from_numpy(slots[shown]),
+        *torch.tensor(sources, dtype=torch.int64).view(-1, 2).unbind(1),
         alone=all(len(row) == 1 for row in rows),
         tokens=int((documents != PADDING).sum()),
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiny import vocabulary
-from tiny.sample import Image, Sample
+from tiny.sample import Image, Sample, Shown
 
 PATCH, MERGE = 16, 2
 _CELL = PATCH * MERGE
@@ -61,6 +62,9 @@ class Encoded:
     video: list[bool] = field(default_factory=list)  # per grid: a frame pair of a video
     # Of the one picture: the token that each placeholder shows, when they are not all in order.
     cells: list[int] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)  # per grid: its first token
+    # Of some trained tokens: the earlier token that they repeat or tell of, if known.
+    sources: dict[int, int] = field(default_factory=dict)
     pending: str = ""  # text that is not encoded yet
     pending_trained: bool = False
 
@@ -93,6 +97,9 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._word = np.arange(vocabulary.SIZE)  # one of the ids that stand for the same word
+        for ids in vocabulary.forms(tokenizer):
+            self._word[ids] = ids[0]
 
     def text(self, sample: Sample) -> Encoded:
         """A plain text, trained as a whole, closed by `<|endoftext|>`."""
@@ -175,6 +182,7 @@ class Renderer:
 
     def _assistant(self, out: Encoded, message: dict[str, Any], *, kept: bool) -> None:
         self._open(out, "assistant")
+        begin = len(out.ids)
         if kept:  # thoughts of earlier queries are dropped from the history
             reasoning = message.get("reasoning_content", "")
             self._think(out, bool(reasoning))
@@ -183,12 +191,60 @@ class Renderer:
                 self._control(out, "</think>", True)
                 self._say(out, "\n\n", True)
         content = message["content"].strip()
+        if message.get("shown"):
+            self._flush(out)
+            self._shows(out, content, message["shown"])
+        if "clue" in message:
+            self._flush(out)
+            self._clued(out, *message["clue"])
         self._say(out, content, True)
         for n, call in enumerate(message.get("tool_calls", [])):
             self._say(out, "\n" if n else ("\n\n" if content else ""), True)
             self._call(out, call["name"], call["arguments"])
         self._control(out, "<|im_end|>", True)
+        if "source" in message:
+            self._repeated(out, begin, message["source"])
         self._say(out, "\n", False)
+
+    def _shows(self, out: Encoded, content: str, shown: tuple[Shown, ...]) -> None:
+        """Notes which tokens of the pictures the coming tokens of an answer show."""
+        spans = self._tokenizer.encode(content).offsets
+        end = 0
+        for text, picture, x, y in shown:
+            begin = content.index(text, end)
+            end = begin + len(text)
+            token = out.shown[picture] + int(y) // _CELL * (out.grids[picture][1] // MERGE)
+            token += int(x) // _CELL
+            for i, (first, last) in enumerate(spans):
+                if first < end and last > begin:
+                    out.sources.setdefault(len(out.ids) + i, token)  # by its first letter
+
+    def _repeated(self, out: Encoded, begin: int, sentence: str) -> None:
+        """Notes where the longest part that tokens from `begin` on repeat of a sentence stands."""
+        at, ids = self._find(out.ids[:begin], sentence)
+        told, said = (self._word[each].tolist() for each in (ids, out.ids[begin:]))
+        match = SequenceMatcher(None, told, said, autojunk=False).find_longest_match()
+        for i in range(match.size):
+            out.sources[begin + match.b + i] = at + match.a + i
+
+    def _clued(self, out: Encoded, sentence: str, word: str) -> None:
+        """Notes the word of a sentence on which the coming token depends."""
+        at, ids = self._find(out.ids, sentence)
+        inside, told = self._find(ids, word)
+        if told:
+            out.sources[len(out.ids)] = at + inside + len(told) - 1
+
+    def _find(self, ids: list[int], text: str) -> tuple[int, list[int]]:
+        """Where a text stands among ids, and its tokens; none if it does not."""
+        earlier = np.array(ids, np.uint16).tobytes()
+        for form in (f" {text}", text):
+            found = self._tokenizer.encode(form).ids
+            if text.endswith("."):  # which may have line breaks with it
+                found = found[:-1]
+            at = earlier.find(np.array(found, np.uint16).tobytes())
+            if at >= 0 and at % 2 == 0:
+                return at // 2, found
+        return 0, []
 
     def _call(self, out: Encoded, name: str, arguments: dict[str, Any]) -> None:
         self._control(out, "<tool_call>", True)
@@ -231,6 +287,7 @@ class Renderer:
         rows, cols = first.shape[0] // PATCH, first.shape[1] // PATCH
         pad = "<|image_pad|>" if second is None else "<|video_pad|>"
         self._control(out, "<|vision_start|>", False)
+        out.shown.append(len(out.ids))
         for _ in range(rows * cols // MERGE**2):
             self._control(out, pad, False)
         self._control(out, "<|vision_end|>", False)

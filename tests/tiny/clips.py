@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from tiny import draw, world
-from tiny.draw import Box, Scene
-from tiny.sample import Image, Sample, Skill, Video, assistant, held_out, parts, user
+from tiny.draw import Box, Scene, Turn, conversation, said
+from tiny.sample import Image, Sample, Shown, Skill, Video, held_out
 
 SIDE = 128
 NEVER = 99
@@ -124,37 +123,62 @@ def frame_scene(rng: random.Random, test: bool) -> Scene:
     return Scene(*_frame(draw.background(rng), actors, max(a.first for a in actors)))
 
 
-def _turn(rng: random.Random, made: Clip, event: Event) -> tuple[str, str, dict[str, Any]]:
+def _turn(rng: random.Random, made: Clip, event: Event) -> Turn:
     form = rng.choices(["when", "what", "count"], [45, 35, 20])[0]
+    return _count(rng, made) if form == "count" else _asked(rng, made, event, form)
+
+
+def _asked(rng: random.Random, made: Clip, event: Event, form: str) -> Turn:
     name, verb, stamp = event.actor.name, event.verb, event.stamp
     if form == "when":
         wording = rng.choice(["When does the {} {}?", "At what time does the {} {}?"])
-        return wording.format(name, verb), f"At {stamp} seconds.", {"seconds": float(stamp)}
-    if form == "what":
-        answer = f"{world.a(name).capitalize()}."
-        return f"What {verb}s at {stamp} seconds?", answer, {"text": answer}
+        answer = f"At {stamp} seconds."
+        seen = (_seen(made, event, stamp),)
+        return Turn(wording.format(name, verb), answer, {"seconds": float(stamp)}, seen)
+    answer = f"{world.a(name).capitalize()}."
+    return said(f"What {verb}s at {stamp} seconds?", answer, _seen(made, event, answer))
+
+
+def _seen(made: Clip, event: Event, text: str) -> Shown:
+    """A part of an answer that shows an event: where the shape is as it comes, or was at last."""
+    pair = made.stamps.index(event.stamp) - (event.verb == "disappear")
+    return text, pair, event.actor.x, event.actor.y
+
+
+def _count(rng: random.Random, made: Clip) -> Turn:
     last = len(made.stamps) - 1
     where, pair = rng.choice([("end", last), ("end", last), ("start", 0)])
     number = str(sum(a.first <= pair < a.gone for a in made.actors))
-    return f"How many shapes are there at the {where}?", number, {"text": number}
+    return said(f"How many shapes are there at the {where}?", number)
+
+
+def _every_turn(rng: random.Random, made: Clip, pool: list[Event]) -> list[Turn]:
+    """Each event once, or all in a list, or what is there at each time."""
+    if rng.random() < 0.6:
+        turns = [_asked(rng, made, event, rng.choice(["when", "when", "what"])) for event in pool]
+        turns += [_count(rng, made) for _ in range(2)]
+        rng.shuffle(turns)
+        return turns
+    if rng.random() < 0.5:
+        told = sorted(pool, key=lambda event: float(event.stamp))
+        lines = [f"{e.stamp} seconds: the {e.actor.name} {e.verb}s" for e in told]
+        seen = [_seen(made, e, line) for e, line in zip(told, lines, strict=True)]
+        return [_count(rng, made), draw.listed(lines, *seen)]
+    lines, seen = [], []
+    for pair, stamp in enumerate(made.stamps):
+        there = [a for a in made.actors if a.first <= pair < a.gone]
+        lines.append(f"{stamp} seconds: " + (", ".join(a.name for a in there) or "nothing"))
+        seen += [(a.name, pair, a.x, a.y) for a in there]
+    return [draw.listed(lines, *seen, question="What is there at each time?")]
 
 
 def make(rng: random.Random, test: bool) -> Sample:
     """Questions about a clip; in tests one, about an event at a time when it never happened."""
     made = clip(rng, test)
     pool = [event for event in events(made.actors, made.stamps) if event.novel == test]
-    count = 1 if test else rng.randint(1, 4)
-    drawn = [_turn(rng, made, rng.choice(pool)) for _ in range(count)]
-    turns = list({turn[0]: turn for turn in drawn}.values())
-    if not test and rng.random() < 0.5:
-        told = sorted(pool, key=lambda event: float(event.stamp))
-        lines = [f"{e.stamp} seconds: the {e.actor.name} {e.verb}s" for e in told]
-        turns = [*turns[:1], draw.listed(lines)]
-    messages = []
-    for number, (question, answer, _) in enumerate(turns):
-        messages.append(user(question if number else parts("<video>", question)))
-        messages.append(assistant(answer))
-    return Sample("video", messages, videos=[made.video], expect=turns[-1][2])
+    turns = [_turn(rng, made, rng.choice(pool))] if test else _every_turn(rng, made, pool)
+    unique = list({turn.question: turn for turn in turns}.values())
+    return conversation("video", unique, video=made.video)
 
 
 def check(example: Sample, reply: str) -> bool:

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as Pil
 from PIL import ImageDraw, ImageFont
 
 from tiny import sample
+from tiny.sample import Shown
 
 RGB = {
     "red": (220, 40, 40),
@@ -205,12 +206,43 @@ def grounding(key: str, place: list[int], label: str) -> str:
     return f"```json\n{json.dumps([{key: place, 'label': label}])}\n```"
 
 
-def listed(lines: list[str]) -> tuple[str, str, dict[str, Any]]:
+class Turn(NamedTuple):
+    """A question, its answer, what `check` expects, and what parts of the answer show: see
+    `Sample.shown`.
+    """
+
+    question: str
+    answer: str
+    expect: dict[str, Any]
+    shown: tuple[Shown, ...] = ()
+
+
+def said(question: str, answer: str, *shown: Shown) -> Turn:
+    """A turn whose answer must come back word by word."""
+    return Turn(question, answer, {"text": answer}, shown)
+
+
+def listed(lines: list[str], *shown: Shown, question: str = "List everything.") -> Turn:
     """The last turn of many training samples: everything that can be seen, line by line. Few
     tokens of other answers need the picture; here nearly all do.
     """
-    text = "\n".join(lines)
-    return "List everything.", text, {"text": text}
+    return said(question, "\n".join(lines), *shown)
+
+
+def conversation(
+    skill: str, turns: list[Turn], image: sample.Image | None = None,
+    video: sample.Video | None = None,
+) -> sample.Sample:  # fmt: skip
+    """Questions about one picture or clip, which stands in the first; the last is the tested."""
+    messages: list[dict[str, Any]] = []
+    place = "<video>" if image is None else "<image>"
+    for number, turn in enumerate(turns):
+        question = turn.question
+        messages.append(sample.user(question if number else sample.parts(place, question)))
+        messages.append({**sample.assistant(turn.answer), "shown": turn.shown})
+    images, videos = [] if image is None else [image], [] if video is None else [video]
+    expect = turns[-1].expect
+    return sample.Sample(skill, messages, images=images, videos=videos, expect=expect)
 
 
 def normal(text: str) -> str:

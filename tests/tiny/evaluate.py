@@ -143,7 +143,8 @@ class Drafts:
             ]
             for t, w in ((q, a.q_norm), (k, a.k_norm))
         )
-        return q, gate, k, v
+        groups = len(q) // len(k)
+        return q, gate, k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
 
     def __call__(self, hidden: Tensor, ids: Tensor, depth: int) -> list[Tensor]:
         """hidden: [T, h] trunk states of ids [T]. Draft d [T - 1] at p predicts token p + 1 + d."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 from tiny.passages import norm
 from tiny.sample import Sample, Skill, assistant, draw, held_out, system, user
@@ -161,16 +162,23 @@ def yes_no(rng: random.Random, test: bool) -> Sample:
     def claim(value: str, pool: list[str]) -> str:
         return value if true else rng.choice([each for each in pool if each != value])
 
-    told, asked = rng.choice(
+    colours = (f"Is the {thing} {{}}?", colour, COLOURS)
+    things = (f"Does {name} have {{}}?", thing, THINGS)
+    told, asked, facets = rng.choice(
         [
-            (f"{name} has a {colour} {thing}.", f"Is the {thing} {claim(colour, COLOURS)}?"),
-            (f"{name} has a {colour} {thing}.", f"Does {name} have {a(claim(thing, THINGS))}?"),
+            (f"{name} has a {colour} {thing}.", f"Is the {thing} {claim(colour, COLOURS)}?",
+             [colours, things]),
+            (f"{name} has a {colour} {thing}.", f"Does {name} have {a(claim(thing, THINGS))}?",
+             [things, colours]),
             (f"{name} put the {colour} {thing} in the {place}.",
-             f"Is the {colour} {thing} in the {claim(place, TOWN)}?"),
+             f"Is the {colour} {thing} in the {claim(place, TOWN)}?",
+             [(f"Is the {colour} {thing} in the {{}}?", place, TOWN), colours]),
             (f"{name} has a {colour} {thing} and lives in {city}.",
-             f"Does {name} live in {claim(city, CITIES)}?"),
+             f"Does {name} live in {claim(city, CITIES)}?",
+             [(f"Does {name} live in {{}}?", city, CITIES), colours, things]),
             (f"{name} ate {food} and lost a {colour} {thing}.",
-             f"Did {name} eat {claim(food, FOODS)}?"),
+             f"Did {name} eat {claim(food, FOODS)}?",
+             [(f"Did {name} eat {{}}?", food, FOODS), colours]),
         ]
     )  # fmt: skip
     other = rng.choice([each for each in NAMES if each != name])
@@ -179,7 +187,16 @@ def yes_no(rng: random.Random, test: bool) -> Sample:
     lines = [told, *rng.sample(extra, rng.randint(0, 2))]
     rng.shuffle(lines)
     question = f"{asked} {rng.choice(['Answer yes or no.', 'Yes or no?'])}"
-    return _ask(rng, question, " ".join(lines), "yes" if true else "no")
+    sample = _ask(rng, question, " ".join(lines), "yes" if true else "no")
+    sample.messages[-1]["clue"] = (articles(told), facets[0][1])
+    for wording, value, pool in [] if test else rng.choices(facets, k=rng.randint(0, 5)):
+        right = rng.random() < 0.5
+        named = value if right else rng.choice([each for each in pool if each != value])
+        named = a(named) if pool is THINGS else named
+        more = f"{wording.format(named)} {rng.choice(['Answer yes or no.', 'Yes or no?'])}"
+        reply = assistant("yes" if right else "no")
+        sample.messages.extend([user(more), {**reply, "clue": (articles(told), value)}])
+    return replace(sample, expect=sample.messages[-1]["content"])
 
 
 def customer(rng: random.Random, test: bool) -> Sample:
@@ -202,7 +219,8 @@ def customer(rng: random.Random, test: bool) -> Sample:
 
 def make(rng: random.Random, test: bool) -> Sample:
     """A text to put into one of a few classes; the answer is one word."""
-    return rng.choice([sentiment, topic, yes_no, customer])(rng, test)
+    kinds = [sentiment, topic, yes_no, customer]
+    return rng.choice(kinds if test else [*kinds, yes_no, yes_no])(rng, test)
 
 
 def check(sample: Sample, reply: str) -> bool:

@@ -32,7 +32,7 @@ LOOKING_BACK = (0, 1, 4, 6)  # layers, see look_back
 _FORGET = -30.0  # log decay at the start of a document: nothing before it is left
 
 
-def config() -> Qwen3_5Config:
+def config(heads: int = 4, kv_heads: int = 2) -> Qwen3_5Config:
     """Real head shapes and layer pattern; width, depth and vocabulary reduced."""
     rope = {
         "rope_type": "default",
@@ -47,8 +47,8 @@ def config() -> Qwen3_5Config:
         "hidden_size": 256,
         "intermediate_size": 512,
         "num_hidden_layers": 8,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
         "head_dim": 256,
         "linear_num_key_heads": K_HEADS,
         "linear_num_value_heads": 2,
@@ -111,9 +111,9 @@ class Mtp(nn.Module):
 class TinyModel(nn.Module):
     """`transformers`' model and the MTP layer that it does not have."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Qwen3_5Config | None = None) -> None:
         super().__init__()
-        self.hf = Qwen3_5ForConditionalGeneration(config())
+        self.hf = Qwen3_5ForConditionalGeneration(shape or config())
         self.mtp = Mtp(self.hf.config.text_config)
         _initialise(self)
 
@@ -229,7 +229,8 @@ def _keeps_f32(name: str) -> bool:
 
 def load(folder: Path) -> TinyModel:
     """Reads a folder written by `save`; values are widened to float32."""
-    model = TinyModel()
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    model = TinyModel(config(text["num_attention_heads"], text["num_key_value_heads"]))
     tensors = {name: t.float() for name, t in load_file(folder / "model.safetensors").items()}
     mtp = {n.removeprefix("mtp."): t for n, t in tensors.items() if n.startswith("mtp.")}
     trunk = {n: t for n, t in tensors.items() if not n.startswith("mtp.")}
@@ -397,9 +398,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rows: int) -> T
     """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    q, k, v = (t.unflatten(0, (rows, -1)).transpose(1, 2) for t in (q, k, v.to(q.dtype)))
+    device = q.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    q, k, v = (t.to(dtype).unflatten(0, (rows, -1)).transpose(1, 2) for t in (q, k, v))
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     return o.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def seek(q: Tensor, k: Tensor, seeking: Tensor, sought: Tensor, flat: Tensor) -> Tensor:
+    """Mean surprise of the seeking head, the first one of the last KV head, at where the tokens
+    stand that it should look at.
+
+    seeking, sought: [n] tokens; flat: [T], a number of each token's document.
+    """
+    head = q.shape[1] - q.shape[1] // k.shape[1]
+    scores = F.linear(q[seeking, head], k[:, -1]).float() * q.shape[-1] ** -0.5
+    seen = flat[seeking, None] == flat
+    seen &= torch.arange(len(flat), device=q.device) <= seeking[:, None]
+    return F.cross_entropy(scores.masked_fill(~seen, float("-inf")), sought)
 
 
 def attention_out(x: Tensor, o: Tensor, gate: Tensor, out: Tensor, *ffn: Tensor) -> Tensor:
@@ -462,6 +478,9 @@ class PackedForward:
             x, geo["cos"], geo["sin"], layer.input_layernorm.weight, m.q_proj.weight,
             m.k_proj.weight, m.v_proj.weight, m.q_norm.weight, m.k_norm.weight,
         )  # fmt: skip
+        if "lesson" in geo:
+            seeking, sought, looked = geo["lesson"]
+            looked.append(seek(q, k, seeking, sought, geo["flat"]))
         o = attend(q, k, v, geo["mask"], geo["rows"])
         return self._attention_out(x, o, gate, m.o_proj.weight, *_ffn_weights(layer))
 
@@ -485,6 +504,7 @@ class PackedForward:
             mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
         same = same.flatten(1).float()
         return {
+            "flat": (same[0] == 0).cumsum(0),
             "rows": rows,
             "starts": 1 - same[0],
             "same": same,

@@ -211,6 +211,8 @@ def make(rng: random.Random, test: bool, words: int | None = None) -> Sample:
         if not messages:
             question = rng.choice(LEADS).format(passage=passage, question=question)
         messages += [user(question), assistant(answer, thought if thinking else "")]
+        if not absent:
+            messages[-1]["source"] = fact.text
     return Sample("passage", messages, thinking=thinking, expect=messages[-1]["content"])
 
 
@@ -237,12 +239,17 @@ def needle(rng: random.Random, test: bool, words: int, depth: float) -> Sample:
     lines.insert(round(depth * len(lines)), SECRET.format(name, number))
     passage = "\n\n".join(" ".join(lines[i : i + 8]) for i in range(0, len(lines), 8))
     prompt = f"{passage}\n\n{SECRET_QUESTIONS[0].format(name)}"
-    messages = [user(prompt), assistant(f"{number}.")]
+    messages = [user(prompt), _told(name, number)]
     told = [(o, n) for o, n in secrets.items() if SECRET.format(o, n) in lines]
     for other, number2 in [] if test else rng.sample(told, min(len(told), 3)):
         question = SECRET_QUESTIONS[0].format(other)
-        messages += [user(question), assistant(f"{number2}.")]
+        messages += [user(question), _told(other, number2)]
     return Sample("needle", messages, expect=messages[-1]["content"])
+
+
+def _told(name: str, number: int) -> dict[str, Any]:
+    """The answer to a question for a secret number."""
+    return {**assistant(f"{number}."), "source": SECRET.format(name, number)}
 
 
 def make_needle(rng: random.Random, test: bool) -> Sample:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 from tiny import draw, world
-from tiny.draw import Box, Scene
-from tiny.sample import Sample, Skill, assistant, held_out, parts, user
+from tiny.draw import Box, Scene, Turn, conversation, said
+from tiny.sample import Sample, Shown, Skill, held_out
 
 SIDE = 256
 PLACES = [
@@ -28,21 +27,17 @@ BAR_LABELS = [
     ["apple", "pear", "plum", "fig", "kiwi", "lime"],
     ["dog", "cat", "fish", "bird", "cow", "fox"],
 ]
-Turn = tuple[str, str, dict[str, Any]]  # question, answer, what `check` expects
 
 
-def conversation(skill: str, scene: Scene, turns: list[Turn]) -> Sample:
-    """Questions about one picture, which stands in the first of them; the last is the tested."""
-    messages = []
-    for number, (question, answer, _) in enumerate(turns):
-        messages.append(user(question if number else parts("<image>", question)))
-        messages.append(assistant(answer))
-    return Sample(skill, messages, images=[scene.image], expect=turns[-1][2])
+def at(text: str, box: Box, picture: int = 0) -> Shown:
+    """A part of an answer that shows a box."""
+    return text, picture, *box.centre
 
 
-def said(question: str, answer: str) -> Turn:
-    """A turn whose answer must come back word by word."""
-    return question, answer, {"text": answer}
+def spelled(text: str, box: Box) -> list[Shown]:
+    """The letters of a text that a box is full of, each where it stands."""
+    step = (box.x2 - box.x1) / len(text)
+    return [(c, 0, box.x1 + (i + 0.5) * step, box.centre[1]) for i, c in enumerate(text)]
 
 
 def place(box: Box) -> str:
@@ -86,36 +81,30 @@ def _shapes_turn(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
     name = f"{target.label} {target.kind}"
     form = rng.choice(["describe", "how many", "where", "what", "locate"])
     if form == "describe":
-        items = ", ".join(f"{world.a(f'{b.label} {b.kind}')} {place(b)}" for b in boxes)
+        items = [f"{world.a(f'{b.label} {b.kind}')} {place(b)}" for b in boxes]
         start = "There is 1 shape" if len(boxes) == 1 else f"There are {len(boxes)} shapes"
         wordings = ["Describe the picture.", "What do you see?", "Describe what is in the image."]
-        return said(rng.choice(wordings), f"{start}: {items}.")
+        seen = [at(item, box) for item, box in zip(items, boxes, strict=True)]
+        return said(rng.choice(wordings), f"{start}: {', '.join(items)}.", *seen)
     if form == "how many":
-        what = rng.choice(["shapes", "colour", "kind"])
-        thing, number = "shapes", len(boxes)
-        if what == "colour":
-            wanted = target.label if rng.random() < 0.8 else rng.choice(draw.PAINTS)
-            thing, number = f"{wanted} shapes", sum(b.label == wanted for b in boxes)
-        elif what == "kind":
-            wanted = target.kind if rng.random() < 0.8 else rng.choice(draw.SHAPES)
-            plural = f"{wanted}es" if wanted == "cross" else f"{wanted}s"
-            thing, number = plural, sum(b.kind == wanted for b in boxes)
-        wording = rng.choice(["How many {} are there?", "Count the {}.", "How many {} do you see?"])
-        return said(wording.format(thing), str(number))
+        return _count(rng, boxes, target)
     if form == "where":
         wording = rng.choice(["Where is the {}?", "In which place is the {}?"])
         answer = place(target)
-        return said(wording.format(name), f"{answer[0].upper()}{answer[1:]}.")
+        answer = f"{answer[0].upper()}{answer[1:]}."
+        return said(wording.format(name), answer, at(answer, target))
     if form == "locate":
         wording = rng.choice(
             ["Locate the {}, answer with JSON.", "Find the {}. Answer with a box in JSON."]
         )
         bbox = draw.relative(target, SIDE, SIDE)
         expect = {"bbox": bbox, "label": name}
-        return wording.format(name), draw.grounding("bbox_2d", bbox, name), expect
+        shown = (at(str(bbox), target),)
+        return Turn(wording.format(name), draw.grounding("bbox_2d", bbox, name), expect, shown)
     what = rng.choice(["colour", "place", "yes", "no"])
     if what == "colour" and sum(b.kind == target.kind for b in boxes) == 1:
-        return said(f"What colour is the {target.kind}?", f"{target.label.capitalize()}.")
+        answer = f"{target.label.capitalize()}."
+        return said(f"What colour is the {target.kind}?", answer, at(answer, target))
     if what == "no":
         present = {(b.label, b.kind) for b in boxes}
         near = [(target.label, kind) for kind in draw.SHAPES]
@@ -123,8 +112,23 @@ def _shapes_turn(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
         absent = rng.choice([pair for pair in near if pair not in present])
         return said(f"Is there {world.a(' '.join(absent))}?", "No.")
     if what == "yes":
-        return said(f"Is there {world.a(name)}?", "Yes.")
-    return said(f"What is {place(target)}?", f"{world.a(name).capitalize()}.")
+        return said(f"Is there {world.a(name)}?", "Yes.", at("Yes.", target))
+    answer = f"{world.a(name).capitalize()}."
+    return said(f"What is {place(target)}?", answer, at(answer, target))
+
+
+def _count(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
+    what = rng.choice(["shapes", "colour", "kind"])
+    thing, number = "shapes", len(boxes)
+    if what == "colour":
+        wanted = target.label if rng.random() < 0.8 else rng.choice(draw.PAINTS)
+        thing, number = f"{wanted} shapes", sum(b.label == wanted for b in boxes)
+    elif what == "kind":
+        wanted = target.kind if rng.random() < 0.8 else rng.choice(draw.SHAPES)
+        plural = f"{wanted}es" if wanted == "cross" else f"{wanted}s"
+        thing, number = plural, sum(b.kind == wanted for b in boxes)
+    wording = rng.choice(["How many {} are there?", "Count the {}.", "How many {} do you see?"])
+    return said(wording.format(thing), str(number))
 
 
 def make_shapes(rng: random.Random, test: bool) -> Sample:
@@ -133,13 +137,17 @@ def make_shapes(rng: random.Random, test: bool) -> Sample:
     targets = [box for box in scene.boxes if _novel(box) == test]
     count = rng.randint(2, 5) if not test and rng.random() < 0.6 else 1
     drawn = [_shapes_turn(rng, scene.boxes, rng.choice(targets)) for _ in range(count)]
-    turns = list({turn[0]: turn for turn in drawn}.values())
+    if not test:  # few tokens, and learnt last
+        drawn += [_count(rng, scene.boxes, rng.choice(targets)) for _ in range(3)]
+        rng.shuffle(drawn)
+    turns = list({turn.question: turn for turn in drawn}.values())
     if not test and rng.random() < 0.6:
         lines = [
             f"{b.label} {b.kind}: {place(b)}, {draw.relative(b, SIDE, SIDE)}" for b in scene.boxes
         ]
-        turns = [*turns[:2], draw.listed(lines)]
-    return conversation("shapes", scene, turns)
+        seen = [at(line, box) for line, box in zip(lines, scene.boxes, strict=True)]
+        turns = [*turns[:4], draw.listed(lines, *seen)]
+    return conversation("shapes", turns, scene.image)
 
 
 # Reading
@@ -189,21 +197,38 @@ def plates_scene(rng: random.Random, test: bool) -> tuple[Scene, dict[str, str]]
     return Scene(draw.pixels(image), sorted(boxes, key=lambda b: b.centre[1])), texts
 
 
+def _inside(plate: Box, boxes: list[Box]) -> Box:
+    """The text on a plate."""
+    return next(b for b in boxes if b.kind != "plate" and plate.y1 < b.centre[1] < plate.y2)
+
+
 def make_reading(rng: random.Random, test: bool) -> Sample:
     """Read the word, or the word on one of several plates; in tests a word never read before."""
     if rng.random() < 0.6:
         scene = word_scene(rng, test)
         text = scene.boxes[0].label
         wordings = ["What does the picture say?", "Read the text.", "What is written here?"]
-        return conversation("reading", scene, [(rng.choice(wordings), text, {"exact": text})])
+        shown = tuple(spelled(text, scene.boxes[0]))
+        turn = Turn(rng.choice(wordings), text, {"exact": text}, shown)
+        return conversation("reading", [turn], scene.image)
     scene, texts = plates_scene(rng, test)
     wording = rng.choice(["What is written on the {} plate?", "What does the {} plate say?"])
     names = list(texts)[:1] if test else rng.sample(list(texts), len(texts))
-    turns = [(wording.format(name), texts[name], {"exact": texts[name]}) for name in names]
+    plates = [box for box in scene.boxes if box.kind == "plate"]
+    words = {plate.label: _inside(plate, scene.boxes) for plate in plates}
+    turns = [
+        Turn(wording.format(n), texts[n], {"exact": texts[n]}, tuple(spelled(texts[n], words[n])))
+        for n in names
+    ]
     if not test and rng.random() < 0.5:
-        plates = [b.label for b in scene.boxes if b.kind == "plate"]
-        turns = [draw.listed([f"{name}: {texts[name]}" for name in plates])]
-    return conversation("reading", scene, turns)
+        lines = [f"{plate.label}: {texts[plate.label]}" for plate in plates]
+        seen = [
+            part
+            for plate in plates
+            for part in (at(plate.label, plate), *spelled(texts[plate.label], words[plate.label]))
+        ]
+        turns = [draw.listed(lines, *seen)]
+    return conversation("reading", turns, scene.image)
 
 
 # Charts
@@ -257,6 +282,14 @@ def chart_scene(rng: random.Random, test: bool, pie: bool | None = None) -> Scen
     return Scene(draw.pixels(image), boxes)
 
 
+def _row_shown(row: list[str], box: Box) -> list[Shown]:
+    """Where the parts of "Tue 7" or "apple 7 red" can be seen."""
+    if box.kind == "slice":
+        return [at(part, box) for part in row]
+    x = box.centre[0]
+    return [(row[0], 0, x, 240), (row[1], 0, x, box.y1 - draw.GRID)]
+
+
 def make_charts(rng: random.Random, test: bool) -> Sample:
     """Questions about a chart; in tests one, about a value that its label never had."""
     scene = chart_scene(rng, test)
@@ -265,25 +298,33 @@ def make_charts(rng: random.Random, test: bool) -> Sample:
     part = bars[0].kind
     best, least = ("biggest", "smallest") if part == "slice" else ("tallest", "shortest")
     ordered = sorted(rows, key=lambda row: int(row[1]))
+    seen = {row[0]: _row_shown(row, box) for row, box in zip(rows, bars, strict=True)}
     turns = [
-        said(f"Which {part} is the {best}?", f"{ordered[-1][0]}."),
-        said(f"Which {part} is the {least}?", f"{ordered[0][0]}."),
+        said(f"Which {part} is the {best}?", f"{ordered[-1][0]}.", seen[ordered[-1][0]][0]),
+        said(f"Which {part} is the {least}?", f"{ordered[0][0]}.", seen[ordered[0][0]][0]),
         said(f"How many {part}s are there?", str(len(bars))),
     ]
     if part == "bar":
         fresh = [row for row in rows if held_out("charts", row[0], int(row[1])) == test]
         wordings = ["What is the value of {}?", "How high is the bar of {}?"]
         asked = rng.sample(fresh, min(len(fresh), 1 if test else 2))
-        turns += [said(rng.choice(wordings).format(label), value) for label, value in asked]
+        turns += [
+            said(rng.choice(wordings).format(label), value, seen[label][1])
+            for label, value in asked
+        ]
         turns.append(turns[-1])  # twice as often
     else:
         row = rng.choice(rows)
-        turns.append(said(f"What colour is the slice of {row[0]}?", f"{row[2].capitalize()}."))
+        answer = f"{row[2].capitalize()}."
+        question = f"What colour is the slice of {row[0]}?"
+        turns.append(said(question, answer, (answer, *seen[row[0]][2][1:])))
     count = 1 if test or rng.random() < 0.4 else rng.randint(2, 4)
     drawn = rng.sample(turns, min(count, len(turns)))
     if not test and rng.random() < 0.5:
-        drawn = [*drawn[:1], draw.listed([b.label for b in bars])]
-    return conversation("charts", scene, list({turn[0]: turn for turn in drawn}.values()))
+        every = [shown for row in rows for shown in seen[row[0]]]
+        drawn = [*drawn[:1], draw.listed([b.label for b in bars], *every)]
+    unique = list({turn.question: turn for turn in drawn}.values())
+    return conversation("charts", unique, scene.image)
 
 
 def scene(rng: random.Random, test: bool) -> Scene:

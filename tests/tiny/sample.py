@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]  # [height, width, 3], RGB
+Shown = tuple[str, int, float, float]  # part of an answer, number of a picture, x and y in it
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Sample:
     image or video), and for assistants optionally `reasoning_content` and `tool_calls`
     (`[{"name": ..., "arguments": {...}}]`). Images and videos stand in `images` and `videos` in the
     order of their parts.
+
+    Lessons of looking back take from an assistant's message `source`, a sentence of the context
+    that it repeats; `clue`, such a sentence and the word in it on which the answer depends; or
+    `shown`, parts of the answer in their order, each with the picture (or pair of frames) and the
+    pixel where it can be seen.
     """
 
     skill: str

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiny import draw, world
-from tiny.draw import Box, Rgb, Scene
-from tiny.pictures import Turn, conversation, said
+from tiny.draw import Box, Rgb, Scene, Turn, conversation, said
 from tiny.sample import Sample, Skill, assistant, held_out, parts, user
 
 # Multiples of 32 with at least 64 blocks of 32 x 32, so that no resize touches them.
@@ -191,7 +190,7 @@ def _click_turn(rng: random.Random, screen: Screen, box: Box) -> Turn:
     else:
         wordings = ["Give the box of the {}.", "Where is the {}? Give a box."]
         answer, expect = draw.grounding("bbox_2d", bounds, name), {"bbox": bounds, "label": name}
-    return rng.choice(wordings).format(name), answer, expect
+    return Turn(rng.choice(wordings).format(name), answer, expect)
 
 
 def make_click(rng: random.Random, test: bool) -> Sample:
@@ -213,7 +212,7 @@ def make_click(rng: random.Random, test: bool) -> Sample:
             for b in screen.targets
         ]
         turns = [*turns[:2], draw.listed(lines)]
-    return conversation("click", _render(screen), turns)
+    return conversation("click", turns, _render(screen).image)
 
 
 def make_act(rng: random.Random, test: bool) -> Sample:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")  # extra "reference"
 
 from transformers import AutoTokenizer
 
-from tiny import evaluate, model, vocabulary
+from tiny import batches, clips, evaluate, labels, model, vocabulary
 from tiny.chat_format import Renderer
 from tiny.sample import Sample
 from tiny.skills import SKILLS
@@ -90,3 +90,52 @@ def test_positions_are_those_of_transformers(name: str, renderer: Renderer) -> N
     else:
         return
     assert prompts[0].positions().tolist() == [list(range(len(prompts[0])))] * 3
+
+
+def test_lessons_name_the_tokens_that_answers_repeat(renderer: Renderer) -> None:
+    known = vocabulary.plain(CHECKPOINT)
+    answers = 0
+    for seed in range(40):
+        sample = SKILLS["needle" if seed % 2 else "passage"].make(random.Random(seed), False)
+        document = renderer.sample(sample)
+        assert all(document.trained[token] for token in document.sources)
+        for token, source in document.sources.items():
+            assert source < token
+            told, said = (known.decode([document.ids[i]]) for i in (source, token))
+            assert told.strip().lower() == said.strip().lower()
+        answers += sum("source" in m for m in sample.messages)
+        firsts = [t for t in document.sources if t - 1 not in document.sources]
+        assert len(firsts) == sum("source" in m for m in sample.messages)
+    assert answers > 100
+    for seed in range(40):
+        sample = labels.yes_no(random.Random(seed), False)
+        document = renderer.sample(sample)
+        clues = [m["clue"][1] for m in sample.messages if "clue" in m]
+        told = [known.decode([document.ids[i]]) for i in document.sources.values()]
+        assert [word.strip() for word in told] == clues
+        assert {known.decode([document.ids[i]]) for i in document.sources} <= {"yes", "no"}
+    for seed in range(20):
+        drill = batches.drill(random.Random(seed))
+        assert [t for t, trained in enumerate(drill.trained) if trained] == sorted(drill.sources)
+        assert all(drill.ids[t] == drill.ids[source] for t, source in drill.sources.items())
+
+
+def test_lessons_name_the_tokens_that_show(renderer: Renderer) -> None:
+    pads = {vocabulary.SPECIAL_IDS[f"<|{kind}_pad|>"] for kind in ("image", "video")}
+    for seed in range(40):
+        sample = SKILLS["shapes"].make(random.Random(seed), False)
+        document = renderer.sample(sample)
+        assert {document.ids[source] for source in document.sources.values()} <= pads
+        assert all(document.trained[token] for token in document.sources)
+    for seed in range(200):
+        made = clips.clip(random.Random(seed), False)
+        event = clips.events(made.actors, made.stamps)[0]
+        turn = clips._asked(random.Random(seed), made, event, "what")
+        document = renderer.sample(clips.conversation("video", [turn], video=made.video))
+        (source,) = set(document.sources.values())
+        pair = max(i for i, first in enumerate(document.shown) if first <= source)
+        actor = event.actor
+        assert actor.first <= pair < actor.gone
+        assert pair == actor.first or pair + 1 == actor.gone
+        place = source - document.shown[pair]
+        assert place == int(actor.y) // 32 * (clips.SIDE // 32) + int(actor.x) // 32

@@ -12,7 +12,8 @@ zero over the last part of `--minutes`; the result is written to `--out` in bflo
 Matrices of the layers are trained with Muon (orthogonalised momentum), everything else with Adam.
 
 With `--device cuda` batches are larger and drawn by a process for each core; a GPU trains a hundred
-times as fast as two cores. `--lessons` goes on asking the tower what each token of a picture shows.
+times as fast as two cores. `--lessons` goes on asking the tower what each token of a picture shows;
+`--seek` teaches a head of each attention layer to look at what an answer repeats or shows.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from tiny.skills import SKILLS, mix
 CHECKPOINT = HERE / "qwen35-tiny"
 WARMUP = 60  # steps
 FEWEST = 0.01  # share of a batch's tokens: fewer answered ones count as if they were so many
+SEEKING = 512  # tokens of a batch with a lesson of looking back, at most
 LONGEST_STEP = 60  # seconds; what is longer was a pause
 
 
@@ -56,9 +58,12 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     tall = g.shape[-2] > g.shape[-1]
     x = g.transpose(-1, -2) if tall else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if torch.get_float32_matmul_precision() != "highest":
+        x = x.bfloat16()
     for _ in range(steps):
         a = x @ x.transpose(-1, -2)
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    x = x.to(g.dtype)
     return x.transpose(-1, -2) if tall else x
 
 
@@ -112,12 +117,14 @@ class Loss:
     """Loss of a batch and, per skill, of its answered tokens."""
 
     def __init__(
-        self, tiny: model.TinyModel, *, mtp: float, only_mtp: bool = False, compiled: bool = True
-    ) -> None:
-        self.tiny, self.mtp, self.only_mtp = tiny, mtp, only_mtp
+        self, tiny: model.TinyModel, *, mtp: float, seek: float = 0.0, only_mtp: bool = False,
+        compiled: bool = True,
+    ) -> None:  # fmt: skip
+        self.tiny, self.mtp, self.seek, self.only_mtp = tiny, mtp, seek, only_mtp
         self.forward = model.PackedForward(tiny, compiled=compiled)
         device = tiny.text.embed_tokens.weight.device
         self.sums = torch.zeros(2, 2, len(NAMES), device=device)  # [ahead, sum and count, skill]
+        self.looked: list[Tensor] = []  # surprise of each attention layer since the last report
 
     def __call__(self, batch: Batch) -> Tensor:
         """The weighted mean of the next-token loss, plus that of the token after it for MTP."""
@@ -126,8 +133,17 @@ class Loss:
             x = self.tiny.text.embed_tokens(batch.ids)
             if batch.grids:
                 x = eyes.insert(self.tiny.visual, x, batch)
+            looked: list[Tensor] = []
+            if self.seek and not self.only_mtp and len(batch.seeking):
+                some = torch.randperm(len(batch.seeking), device=x.device)[:SEEKING]
+                geo["lesson"] = (batch.seeking[some], batch.sought[some], looked)
             hidden = self.forward(x, geo)
             loss = self._head(hidden, batch.targets[0], 1)
+            if geo.pop("lesson", None):
+                surprise = torch.stack(looked)
+                self.looked.append(surprise.detach())
+                share = min(1.0, len(batch.seeking) / (FEWEST * batch.ids.numel()))
+                loss = loss + self.seek * share * surprise.sum()
         if self.mtp:
             # Row p pairs the state of token p with the embedding of token p + 1. The trunk learns
             # nothing from this: drafts should not cost it anything.
@@ -154,6 +170,10 @@ class Loss:
             met = zip(NAMES, sums, counts, strict=True)
             text += [f"{name}{mark} {s / n:.3f}" for name, s, n in met if n]
         self.sums.zero_()
+        if self.looked:
+            looked = torch.stack(self.looked).mean(0).tolist()
+            text.append("looking " + " ".join(f"{n:.3f}" for n in looked))
+            self.looked.clear()
         return "  ".join(text)
 
 
@@ -168,7 +188,7 @@ class Trainer:
         self.path: Path = args.work / "state.pt"
         self.device = torch.device(args.device)
         on_gpu = self.device.type != "cpu"
-        self.bf16 = not args.float32 and (on_gpu or torch.cpu._is_amx_tile_supported())
+        self.bf16 = not args.float32 and (on_gpu or torch.cpu._is_avx512_bf16_supported())
         # On a GPU "high" is TF32; on a CPU "medium" is bf16.
         precision = ("high" if on_gpu else "medium") if self.bf16 else "highest"
         torch.set_float32_matmul_precision(precision)
@@ -190,7 +210,10 @@ class Trainer:
         if args.eyes:
             self._open_eyes(args.eyes)
         self.tiny.visual.requires_grad_(not args.freeze_eyes)
-        self.loss = Loss(self.tiny, mtp=args.mtp, only_mtp=args.only_mtp, compiled=not args.eager)
+        self.loss = Loss(
+            self.tiny, mtp=args.mtp, seek=args.seek, only_mtp=args.only_mtp,
+            compiled=not args.eager,
+        )  # fmt: skip
 
     def _resume(self) -> None:
         state = torch.load(self.path, weights_only=True)
@@ -309,6 +332,7 @@ def _arguments() -> argparse.Namespace:
     add("--farthest", type=int, default=2500, help="words of the longest texts with a needle")
     add("--lessons", type=float, default=0, help="weight of the tower's lessons beside the rest")
     add("--scenes", type=int, default=48, help="pictures of each lesson")
+    add("--seek", type=float, default=0.5, help="weight of lessons of looking back, 0 for none")
     add("--batch", type=int, help="tokens of a batch (default: 4,096, on a GPU 65,536)")
     add("--device", default="cpu", help="cpu or cuda")
     add("--mtp", type=float, default=0.3, help="weight of the MTP loss, 0 to skip it")
@@ -320,9 +344,7 @@ def _arguments() -> argparse.Namespace:
     add("--fresh", action="store_true", help="ignore a state in --work")
     add("--eyes", type=Path, help="vision tower written by eyes.py, for a start")
     add("--freeze-eyes", action="store_true", help="leave the vision tower as it is")
-    add(
-        "--float32", action="store_true", help="no bfloat16 where the processor is fast at it (AMX)"
-    )
+    add("--float32", action="store_true", help="no bfloat16 where the processor multiplies it")
     add("--eager", action="store_true", help="no compilation: slower, starts at once")
     add("--work", type=Path, default=HERE.parent.parent / "build" / "tiny")
     add("--out", type=Path, default=CHECKPOINT)
