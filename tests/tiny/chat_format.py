@@ -236,14 +236,14 @@ class Renderer:
 
     def _find(self, ids: list[int], text: str) -> tuple[int, list[int]]:
         """Where a text stands among ids, and its tokens; none if it does not."""
-        earlier = np.array(ids, np.uint16).tobytes()
+        earlier = "".join(map(chr, ids))
         for form in (f" {text}", text):
             found = self._tokenizer.encode(form).ids
             if text.endswith("."):  # which may have line breaks with it
                 found = found[:-1]
-            at = earlier.find(np.array(found, np.uint16).tobytes())
-            if at >= 0 and at % 2 == 0:
-                return at // 2, found
+            at = earlier.find("".join(map(chr, found)))
+            if at >= 0:
+                return at, found
         return 0, []
 
     def _call(self, out: Encoded, name: str, arguments: dict[str, Any]) -> None:
