@@ -62,7 +62,7 @@ class Encoded:
     video: list[bool] = field(default_factory=list)  # per grid: a frame pair of a video
     # Of the one picture: the token that each placeholder shows, when they are not all in order.
     cells: list[int] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)  # per grid: its first token
+    pads: list[int] = field(default_factory=list)  # per grid: its first token
     # Of some trained tokens: the earlier token that they repeat or tell of, if known.
     sources: dict[int, int] = field(default_factory=dict)
     pending: str = ""  # text that is not encoded yet
@@ -213,7 +213,7 @@ class Renderer:
         for text, picture, x, y in shown:
             begin = content.index(text, end)
             end = begin + len(text)
-            token = out.shown[picture] + int(y) // _CELL * (out.grids[picture][1] // MERGE)
+            token = out.pads[picture] + int(y) // _CELL * (out.grids[picture][1] // MERGE)
             token += int(x) // _CELL
             for i, (first, last) in enumerate(spans):
                 if first < end and last > begin:
@@ -287,7 +287,7 @@ class Renderer:
         rows, cols = first.shape[0] // PATCH, first.shape[1] // PATCH
         pad = "<|image_pad|>" if second is None else "<|video_pad|>"
         self._control(out, "<|vision_start|>", False)
-        out.shown.append(len(out.ids))
+        out.pads.append(len(out.ids))
         for _ in range(rows * cols // MERGE**2):
             self._control(out, pad, False)
         self._control(out, "<|vision_end|>", False)

@@ -208,7 +208,7 @@ def grounding(key: str, place: list[int], label: str) -> str:
 
 class Turn(NamedTuple):
     """A question, its answer, what `check` expects, and what parts of the answer show: see
-    `Sample.shown`.
+    `shown` of `Sample`.
     """
 
     question: str

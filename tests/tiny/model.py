@@ -405,16 +405,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rows: int) -> T
     return o.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
-def seek(q: Tensor, k: Tensor, seeking: Tensor, sought: Tensor, flat: Tensor) -> Tensor:
+def seek(q: Tensor, k: Tensor, seeking: Tensor, sought: Tensor, starts: Tensor) -> Tensor:
     """Mean surprise of the seeking head, the first one of the last KV head, at where the tokens
     stand that it should look at.
 
-    seeking, sought: [n] tokens; flat: [T], a number of each token's document.
+    seeking, sought: [n] tokens; starts: [T], 1 where a document begins.
     """
     head = q.shape[1] - q.shape[1] // k.shape[1]
     scores = F.linear(q[seeking, head], k[:, -1]).float() * q.shape[-1] ** -0.5
-    seen = flat[seeking, None] == flat
-    seen &= torch.arange(len(flat), device=q.device) <= seeking[:, None]
+    document = starts.cumsum(0)
+    seen = document[seeking, None] == document
+    seen &= torch.arange(len(starts), device=q.device) <= seeking[:, None]
     return F.cross_entropy(scores.masked_fill(~seen, float("-inf")), sought)
 
 
@@ -480,7 +481,7 @@ class PackedForward:
         )  # fmt: skip
         if "lesson" in geo:
             seeking, sought, looked = geo["lesson"]
-            looked.append(seek(q, k, seeking, sought, geo["flat"]))
+            looked.append(seek(q, k, seeking, sought, geo["starts"]))
         o = attend(q, k, v, geo["mask"], geo["rows"])
         return self._attention_out(x, o, gate, m.o_proj.weight, *_ffn_weights(layer))
 
@@ -504,7 +505,6 @@ class PackedForward:
             mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
         same = same.flatten(1).float()
         return {
-            "flat": (same[0] == 0).cumsum(0),
             "rows": rows,
             "starts": 1 - same[0],
             "same": same,

@@ -133,9 +133,9 @@ def test_lessons_name_the_tokens_that_show(renderer: Renderer) -> None:
         turn = clips._asked(random.Random(seed), made, event, "what")
         document = renderer.sample(clips.conversation("video", [turn], video=made.video))
         (source,) = set(document.sources.values())
-        pair = max(i for i, first in enumerate(document.shown) if first <= source)
+        pair = max(i for i, first in enumerate(document.pads) if first <= source)
         actor = event.actor
         assert actor.first <= pair < actor.gone
         assert pair == actor.first or pair + 1 == actor.gone
-        place = source - document.shown[pair]
+        place = source - document.pads[pair]
         assert place == int(actor.y) // 32 * (clips.SIDE // 32) + int(actor.x) // 32
