@@ -117,8 +117,8 @@ class Batch:
 
     The pictures lie behind each other in `patches` [patches, 1536] (bytes), ordered by `grids`:
     pairs of a grid (rows, columns) and its number of pictures. The merged rows `shown` of the tower
-    fill the flat `places`. The flat tokens `seeking` precede tokens that repeat the flat tokens
-    `sought` of their document.
+    fill the flat `places`. The flat tokens `seeking` precede tokens that repeat, show or count the
+    flat tokens `sought` of their document; `now` show the places that `before` showed a moment ago.
     """
 
     ids: Tensor
@@ -131,6 +131,8 @@ class Batch:
     places: Tensor
     seeking: Tensor
     sought: Tensor
+    now: Tensor
+    before: Tensor
     alone: bool  # rows are one document each
     tokens: int  # without padding
 
@@ -257,6 +259,7 @@ def collate(rows: list[list[Encoded]], length: int, count: int | None = None) ->
     weights = np.zeros((count, length), np.float32)
     skills = np.zeros((count, length), np.int64)
     sources: list[tuple[int, int]] = []
+    moments: list[tuple[int, int]] = []
     seen: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
     for r, row in enumerate(rows):
         at = 0
@@ -277,7 +280,13 @@ def collate(rows: list[list[Encoded]], length: int, count: int | None = None) ->
                 # What goes on as its source does is easily found.
                 if token % 4 == 0 or document.sources.get(token - 1) != source - 1
             ]
-            pads = np.flatnonzero(np.isin(line, IGNORED)) + r * length + at
+            sources += [
+                (start + token - 1, start + thing)
+                for token, things in document.counted.items()
+                for thing in things
+            ]
+            moments += [(start + now, start + before) for now, before in document.before.items()]
+            pads = np.flatnonzero(np.isin(line, IGNORED)) + start
             for grid, values in zip(document.grids, document.patches, strict=True):
                 tokens = grid[0] * grid[1] // 4
                 places = pads[:tokens]
@@ -301,6 +310,7 @@ def collate(rows: list[list[Encoded]], length: int, count: int | None = None) ->
         torch.from_numpy(shown),
         torch.from_numpy(slots[shown]),
         *torch.tensor(sources, dtype=torch.int64).view(-1, 2).unbind(1),
+        *torch.tensor(moments, dtype=torch.int64).view(-1, 2).unbind(1),
         alone=all(len(row) == 1 for row in rows),
         tokens=int((documents != PADDING).sum()),
     )

@@ -65,6 +65,10 @@ class Encoded:
     pads: list[int] = field(default_factory=list)  # per grid: its first token
     # Of some trained tokens: the earlier token that they repeat or tell of, if known.
     sources: dict[int, int] = field(default_factory=dict)
+    # Of a trained token that counts: the first token and all that it counts.
+    counted: dict[int, list[int]] = field(default_factory=dict)
+    # Of some tokens of frames: the one that shows the same place in the frames before.
+    before: dict[int, int] = field(default_factory=dict)
     pending: str = ""  # text that is not encoded yet
     pending_trained: bool = False
 
@@ -194,6 +198,10 @@ class Renderer:
         if message.get("shown"):
             self._flush(out)
             self._shows(out, content, message["shown"])
+        if message.get("counted") is not None:
+            self._flush(out)
+            # A head that looks at these alike tells by the share of the first how many there are.
+            out.counted[len(out.ids)] = [0, *(_token(out, *place) for place in message["counted"])]
         if "clue" in message:
             self._flush(out)
             self._clued(out, *message["clue"])
@@ -213,8 +221,7 @@ class Renderer:
         for text, picture, x, y in shown:
             begin = content.index(text, end)
             end = begin + len(text)
-            token = out.pads[picture] + int(y) // _CELL * (out.grids[picture][1] // MERGE)
-            token += int(x) // _CELL
+            token = _token(out, picture, x, y)
             for i, (first, last) in enumerate(spans):
                 if first < end and last > begin:
                     out.sources.setdefault(len(out.ids) + i, token)  # by its first letter
@@ -282,6 +289,8 @@ class Renderer:
                     seconds = (video.times[i] + video.times[i + 1]) / 2
                     self._say(out, f"<{seconds:.1f} seconds>", False)
                     self._vision(out, *pair)
+                    if i:
+                        self._follows(out, i // 2)
 
     def _vision(self, out: Encoded, first: Image, second: Image | None) -> None:
         rows, cols = first.shape[0] // PATCH, first.shape[1] // PATCH
@@ -294,6 +303,13 @@ class Renderer:
         out.grids.append((rows, cols))
         out.patches.append(patches(first, first if second is None else second))
         out.video.append(second is not None)
+
+    def _follows(self, out: Encoded, turn: int) -> None:
+        """Notes for a third of the places of the last frames where they stand in those before."""
+        last, before = out.pads[-1], out.pads[-2]
+        rows, cols = out.grids[-1]
+        for cell in range(turn % 3, rows * cols // MERGE**2, 3):
+            out.before[last + cell] = before + cell
 
     def _open(self, out: Encoded, role: str) -> None:
         self._control(out, "<|im_start|>", False)
@@ -320,6 +336,12 @@ class Renderer:
         self._flush(out)
         out.ids.append(S[token])
         out.trained.append(trained)
+
+
+def _token(out: Encoded, picture: int, x: float, y: float) -> int:
+    """The token that shows a pixel of a picture."""
+    columns = out.grids[picture][1] // MERGE
+    return out.pads[picture] + int(y) // _CELL * columns + int(x) // _CELL
 
 
 def _value(value: Any) -> str:

@@ -140,16 +140,15 @@ def _asked(rng: random.Random, made: Clip, event: Event, form: str) -> Turn:
 
 
 def _seen(made: Clip, event: Event, text: str) -> Shown:
-    """A part of an answer that shows an event: where the shape is as it comes, or was at last."""
-    pair = made.stamps.index(event.stamp) - (event.verb == "disappear")
-    return text, pair, event.actor.x, event.actor.y
+    """A part of an answer that shows an event: the place and the frames that changed by it."""
+    return text, made.stamps.index(event.stamp), event.actor.x, event.actor.y
 
 
 def _count(rng: random.Random, made: Clip) -> Turn:
     last = len(made.stamps) - 1
     where, pair = rng.choice([("end", last), ("end", last), ("start", 0)])
-    number = str(sum(a.first <= pair < a.gone for a in made.actors))
-    return said(f"How many shapes are there at the {where}?", number)
+    there = [(pair, a.x, a.y) for a in made.actors if a.first <= pair < a.gone]
+    return draw.counted(f"How many shapes are there at the {where}?", there)
 
 
 def _every_turn(rng: random.Random, made: Clip, pool: list[Event]) -> list[Turn]:

@@ -20,7 +20,7 @@ from PIL import Image as Pil
 from PIL import ImageDraw, ImageFont
 
 from tiny import sample
-from tiny.sample import Shown
+from tiny.sample import Place, Shown
 
 RGB = {
     "red": (220, 40, 40),
@@ -207,19 +207,26 @@ def grounding(key: str, place: list[int], label: str) -> str:
 
 
 class Turn(NamedTuple):
-    """A question, its answer, what `check` expects, and what parts of the answer show: see
-    `shown` of `Sample`.
+    """A question, its answer, what `check` expects, and what parts of the answer show or what it
+    counts: see `shown` and `counted` of `Sample`.
     """
 
     question: str
     answer: str
     expect: dict[str, Any]
     shown: tuple[Shown, ...] = ()
+    counted: tuple[Place, ...] | None = None
 
 
 def said(question: str, answer: str, *shown: Shown) -> Turn:
     """A turn whose answer must come back word by word."""
     return Turn(question, answer, {"text": answer}, shown)
+
+
+def counted(question: str, places: list[Place], answer: str = "") -> Turn:
+    """A turn that says how many things there are, or of none that there is none."""
+    answer = answer or str(len(places))
+    return Turn(question, answer, {"text": answer}, counted=tuple(places))
 
 
 def listed(lines: list[str], *shown: Shown, question: str = "List everything.") -> Turn:
@@ -239,7 +246,8 @@ def conversation(
     for number, turn in enumerate(turns):
         question = turn.question
         messages.append(sample.user(question if number else sample.parts(place, question)))
-        messages.append({**sample.assistant(turn.answer), "shown": turn.shown})
+        lessons = {"shown": turn.shown, "counted": turn.counted}
+        messages.append({**sample.assistant(turn.answer), **lessons})
     images, videos = [] if image is None else [image], [] if video is None else [video]
     expect = turns[-1].expect
     return sample.Sample(skill, messages, images=images, videos=videos, expect=expect)

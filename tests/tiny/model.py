@@ -480,8 +480,8 @@ class PackedForward:
             m.k_proj.weight, m.v_proj.weight, m.q_norm.weight, m.k_norm.weight,
         )  # fmt: skip
         if "lesson" in geo:
-            seeking, sought, looked = geo["lesson"]
-            looked.append(seek(q, k, seeking, sought, geo["starts"]))
+            first, later, looked = geo["lesson"]
+            looked.append(seek(q, k, *(later if looked else first), geo["starts"]))
         o = attend(q, k, v, geo["mask"], geo["rows"])
         return self._attention_out(x, o, gate, m.o_proj.weight, *_ffn_weights(layer))
 

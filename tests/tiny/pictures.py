@@ -110,7 +110,7 @@ def _shapes_turn(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
         near = [(target.label, kind) for kind in draw.SHAPES]
         near += [(other, target.kind) for other in draw.PAINTS]
         absent = rng.choice([pair for pair in near if pair not in present])
-        return said(f"Is there {world.a(' '.join(absent))}?", "No.")
+        return draw.counted(f"Is there {world.a(' '.join(absent))}?", [], "No.")
     if what == "yes":
         return said(f"Is there {world.a(name)}?", "Yes.", at("Yes.", target))
     answer = f"{world.a(name).capitalize()}."
@@ -119,16 +119,16 @@ def _shapes_turn(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
 
 def _count(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
     what = rng.choice(["shapes", "colour", "kind"])
-    thing, number = "shapes", len(boxes)
+    thing, meant = "shapes", boxes
     if what == "colour":
         wanted = target.label if rng.random() < 0.8 else rng.choice(draw.PAINTS)
-        thing, number = f"{wanted} shapes", sum(b.label == wanted for b in boxes)
+        thing, meant = f"{wanted} shapes", [b for b in boxes if b.label == wanted]
     elif what == "kind":
         wanted = target.kind if rng.random() < 0.8 else rng.choice(draw.SHAPES)
         plural = f"{wanted}es" if wanted == "cross" else f"{wanted}s"
-        thing, number = plural, sum(b.kind == wanted for b in boxes)
+        thing, meant = plural, [b for b in boxes if b.kind == wanted]
     wording = rng.choice(["How many {} are there?", "Count the {}.", "How many {} do you see?"])
-    return said(wording.format(thing), str(number))
+    return draw.counted(wording.format(thing), [(0, *box.centre) for box in meant])
 
 
 def make_shapes(rng: random.Random, test: bool) -> Sample:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]  # [height, width, 3], RGB
-Shown = tuple[str, int, float, float]  # part of an answer, number of a picture, x and y in it
+Place = tuple[int, float, float]  # number of a picture, x and y in it
+Shown = tuple[str, int, float, float]  # part of an answer and its place
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Sample:
     order of their parts.
 
     Lessons of looking back take from an assistant's message `source`, a sentence of the context
-    that it repeats; `clue`, such a sentence and the word in it on which the answer depends; or
+    that it repeats; `clue`, such a sentence and the word in it on which the answer depends;
     `shown`, parts of the answer in their order, each with the picture (or pair of frames) and the
-    pixel where it can be seen.
+    pixel where it can be seen; or `counted`, the places of all that the answer counts.
     """
 
     skill: str

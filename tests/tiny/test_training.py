@@ -64,24 +64,23 @@ def test_packed_rows_equal_transformers_on_each_document(
             at += len(document)
 
 
-def _taught(document: Encoded) -> list[tuple[int, int]]:
-    """The lessons that a batch keeps of a document."""
-    batch = collate([[document]], 4096)
-    pairs = zip(batch.seeking.tolist(), batch.sought.tolist(), strict=True)
-    return [(seeking + 1, sought) for seeking, sought in pairs]
+def _taught(document: Encoded, layer: int) -> list[tuple[int, int]]:
+    """The lessons that a batch keeps of a document for a layer with attention."""
+    seeking, sought = train.lessons(collate([[document]], 4096))[min(layer, 1)]
+    return list(zip(seeking.tolist(), sought.tolist(), strict=True))
 
 
 @torch.no_grad()
 def test_lessons_of_looking_back_measure_the_attention_of_transformers(
     tiny: model.TinyModel, renderer: Renderer
 ) -> None:
-    documents = _documents(renderer, ["chat", "passage", "shapes"], seed=5)
+    documents = _documents(renderer, ["chat", "passage", "shapes", "video"], seed=5)
     batch = collate([documents[:1], documents[1:]], 4096)
     forward = model.PackedForward(tiny, compiled=False)
     x = eyes.insert(tiny.visual, tiny.text.embed_tokens(batch.ids), batch)
     geo = forward.geometry(batch.documents, batch.positions)
     looked: list[Tensor] = []
-    forward(x, geo | {"lesson": (batch.seeking, batch.sought, looked)})
+    forward(x, geo | {"lesson": (*train.lessons(batch), looked)})
     text = tiny.hf.config.text_config
     head = text.num_attention_heads - text.num_attention_heads // text.num_key_value_heads
     tiny.hf.set_attn_implementation("eager")
@@ -91,8 +90,8 @@ def test_lessons_of_looking_back_measure_the_attention_of_transformers(
             ran = tiny.hf(**evaluate.inputs([document]), output_attentions=True)
             layers = [weights for weights in ran.attentions if weights is not None]
             for layer, weights in enumerate(layers):
-                for token, source in _taught(document):
-                    weight = weights[0, head, token - 1, source]
+                for token, source in _taught(document, layer):
+                    weight = weights[0, head, token, source]
                     expected.setdefault(layer, []).append(-weight.log())
     finally:
         tiny.hf.set_attn_implementation("sdpa")

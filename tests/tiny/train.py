@@ -135,8 +135,7 @@ class Loss:
                 x = eyes.insert(self.tiny.visual, x, batch)
             looked: list[Tensor] = []
             if self.seek and not self.only_mtp and len(batch.seeking):
-                some = torch.randperm(len(batch.seeking), device=x.device)[:SEEKING]
-                geo["lesson"] = (batch.seeking[some], batch.sought[some], looked)
+                geo["lesson"] = (*lessons(batch), looked)
             hidden = self.forward(x, geo)
             loss = self._head(hidden, batch.targets[0], 1)
             if geo.pop("lesson", None):
@@ -175,6 +174,20 @@ class Loss:
             text.append("looking " + " ".join(f"{n:.3f}" for n in looked))
             self.looked.clear()
         return "  ".join(text)
+
+
+def lessons(batch: Batch) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Where to look from where, for the first layer with attention and for the later ones: what
+    changed from frame to frame has to be known before it can be asked for.
+    """
+
+    def some(tokens: Tensor, others: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        drawn = torch.randperm(len(tokens), device=tokens.device)[:most]
+        return tokens[drawn], others[drawn]
+
+    answers = some(batch.seeking, batch.sought, SEEKING)
+    moments = some(batch.now, batch.before, SEEKING // 4)
+    return (torch.cat([answers[0], moments[0]]), torch.cat([answers[1], moments[1]])), answers
 
 
 # ---- the loop ------------------------------------------------------------------------------------
