@@ -6,6 +6,7 @@ Control tokens come only from here; text of messages is encoded without them.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiny import vocabulary
-from tiny.sample import Image, Sample, Shown
+from tiny.sample import Image, Place, Sample, Shown
 
 PATCH, MERGE = 16, 2
 _CELL = PATCH * MERGE
@@ -200,8 +201,7 @@ class Renderer:
             self._shows(out, content, message["shown"])
         if message.get("counted") is not None:
             self._flush(out)
-            # A head that looks at these alike tells by the share of the first how many there are.
-            out.counted[len(out.ids)] = [0, *(_token(out, *place) for place in message["counted"])]
+            self._counts(out, content, message["counted"])
         if "clue" in message:
             self._flush(out)
             self._clued(out, *message["clue"])
@@ -225,6 +225,17 @@ class Renderer:
             for i, (first, last) in enumerate(spans):
                 if first < end and last > begin:
                     out.sources.setdefault(len(out.ids) + i, token)  # by its first letter
+
+    def _counts(self, out: Encoded, content: str, places: tuple[Place, ...]) -> None:
+        """Notes what the number in an answer counts, or its first word when it has none.
+
+        A head that looks at these and the first token alike tells by the share of the latter how
+        many there are.
+        """
+        number = re.search(r"\d", content)
+        spans = self._tokenizer.encode(content).offsets
+        ahead = sum(last <= number.start() for _, last in spans) if number else 0
+        out.counted[len(out.ids) + ahead] = [0, *(_token(out, *place) for place in places)]
 
     def _repeated(self, out: Encoded, begin: int, sentence: str) -> None:
         """Notes where the longest part that tokens from `begin` on repeat of a sentence stands."""

@@ -147,7 +147,7 @@ def _seen(made: Clip, event: Event, text: str) -> Shown:
 def _count(rng: random.Random, made: Clip) -> Turn:
     last = len(made.stamps) - 1
     where, pair = rng.choice([("end", last), ("end", last), ("start", 0)])
-    there = [(pair, a.x, a.y) for a in made.actors if a.first <= pair < a.gone]
+    there = tuple((pair, a.x, a.y) for a in made.actors if a.first <= pair < a.gone)
     return draw.counted(f"How many shapes are there at the {where}?", there)
 
 

@@ -223,10 +223,9 @@ def said(question: str, answer: str, *shown: Shown) -> Turn:
     return Turn(question, answer, {"text": answer}, shown)
 
 
-def counted(question: str, places: list[Place], answer: str = "") -> Turn:
+def counted(question: str, places: tuple[Place, ...], answer: str = "") -> Turn:
     """A turn that says how many things there are, or of none that there is none."""
-    answer = answer or str(len(places))
-    return Turn(question, answer, {"text": answer}, counted=tuple(places))
+    return said(question, answer or str(len(places)))._replace(counted=places)
 
 
 def listed(lines: list[str], *shown: Shown, question: str = "List everything.") -> Turn:

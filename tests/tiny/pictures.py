@@ -7,7 +7,7 @@ import random
 
 from tiny import draw, world
 from tiny.draw import Box, Scene, Turn, conversation, said
-from tiny.sample import Sample, Shown, Skill, held_out
+from tiny.sample import Place, Sample, Shown, Skill, held_out
 
 SIDE = 256
 PLACES = [
@@ -85,7 +85,8 @@ def _shapes_turn(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
         start = "There is 1 shape" if len(boxes) == 1 else f"There are {len(boxes)} shapes"
         wordings = ["Describe the picture.", "What do you see?", "Describe what is in the image."]
         seen = [at(item, box) for item, box in zip(items, boxes, strict=True)]
-        return said(rng.choice(wordings), f"{start}: {', '.join(items)}.", *seen)
+        turn = said(rng.choice(wordings), f"{start}: {', '.join(items)}.", *seen)
+        return turn._replace(counted=_places(boxes))
     if form == "how many":
         return _count(rng, boxes, target)
     if form == "where":
@@ -110,7 +111,7 @@ def _shapes_turn(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
         near = [(target.label, kind) for kind in draw.SHAPES]
         near += [(other, target.kind) for other in draw.PAINTS]
         absent = rng.choice([pair for pair in near if pair not in present])
-        return draw.counted(f"Is there {world.a(' '.join(absent))}?", [], "No.")
+        return draw.counted(f"Is there {world.a(' '.join(absent))}?", (), "No.")
     if what == "yes":
         return said(f"Is there {world.a(name)}?", "Yes.", at("Yes.", target))
     answer = f"{world.a(name).capitalize()}."
@@ -128,7 +129,12 @@ def _count(rng: random.Random, boxes: list[Box], target: Box) -> Turn:
         plural = f"{wanted}es" if wanted == "cross" else f"{wanted}s"
         thing, meant = plural, [b for b in boxes if b.kind == wanted]
     wording = rng.choice(["How many {} are there?", "Count the {}.", "How many {} do you see?"])
-    return draw.counted(wording.format(thing), [(0, *box.centre) for box in meant])
+    return draw.counted(wording.format(thing), _places(meant))
+
+
+def _places(boxes: list[Box]) -> tuple[Place, ...]:
+    """Where boxes are, for lessons of counting."""
+    return tuple((0, *box.centre) for box in boxes)
 
 
 def make_shapes(rng: random.Random, test: bool) -> Sample:
