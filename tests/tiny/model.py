@@ -480,7 +480,7 @@ class PackedForward:
             m.k_proj.weight, m.v_proj.weight, m.q_norm.weight, m.k_norm.weight,
         )  # fmt: skip
         if "lesson" in geo:
-            first, later, looked = geo["lesson"]
+            first, later, looked = geo["lesson"]  # of the first layer with attention, of others
             looked.append(seek(q, k, *(later if looked else first), geo["starts"]))
         o = attend(q, k, v, geo["mask"], geo["rows"])
         return self._attention_out(x, o, gate, m.o_proj.weight, *_ffn_weights(layer))

@@ -13,7 +13,7 @@ Matrices of the layers are trained with Muon (orthogonalised momentum), everythi
 
 With `--device cuda` batches are larger and drawn by a process for each core; a GPU trains a hundred
 times as fast as two cores. `--lessons` goes on asking the tower what each token of a picture shows;
-`--seek` teaches a head of each attention layer to look at what an answer repeats or shows.
+`--seek` teaches a head of each attention layer to look at what an answer repeats, shows or counts.
 """
 
 from __future__ import annotations
