@@ -212,6 +212,6 @@ def test_single_steps_give_the_text_of_generate(folder: Path) -> None:
 
 def test_a_penalty_of_sample_counts_what_was_evaluated(folder: Path) -> None:
     with Llama(folder / "model.gguf", n_ctx=256) as llm:
-        llm.eval(llm.tokenize("Mia had a red owl. Bo had a red owl. Rosa had a red"))
-        assert llm.decode([llm.sample(temp=0)]) == " owl"
-        assert llm.decode([llm.sample(temp=0, repeat_penalty=2.0)]) != " owl"
+        llm.eval(llm.tokenize("Mia likes tea. Mia likes tea. Mia likes"))
+        assert llm.decode([llm.sample(temp=0)]) == " tea"
+        assert llm.decode([llm.sample(temp=0, repeat_penalty=2.0)]) != " tea"

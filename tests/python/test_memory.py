@@ -247,19 +247,19 @@ def test_without_a_limit_only_what_cannot_work_is_refused(
 ) -> None:
     def opened(**options: Any) -> int:
         with Llama.tiny(draft="off", **options) as llm:
-            assert llm._engine.slots[0].session.token_bytes == 2048  # f16
+            assert llm._engine.slots[0].session.token_bytes == 4096  # f16
             return llm.n_ctx()
 
     machine(4 << 30, 2 << 30)
     assert opened() == 262_144
-    machine(4 << 30, 200 << 20)  # of the 512 MiB of a full context
+    machine(4 << 30, 400 << 20)  # of the 1 GiB of a full context
     assert 60_000 < opened() < 90_000
     assert opened(n_ctx=262_144) == 262_144  # committed as it fills, and others may end
     machine(400 << 20, 200 << 20)
     with pytest.raises(NotEnoughMemory, match="262144 tokens") as caught:
         opened(n_ctx=262_144)
     assert "n_ctx=" in caught.value.hint
-    machine(400 << 20, 14 << 20)
+    machine(400 << 20, 24 << 20)
     with pytest.raises(NotEnoughMemory, match="with the model") as caught:
         opened()
     assert "file of fewer bits, or use_mmap=True" in caught.value.hint

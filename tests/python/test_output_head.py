@@ -62,8 +62,8 @@ def test_the_largest_logits_of_every_step(
     said = run_check("head_steps", *arguments, env={"QWEN35_ISA": tier})
     figures = {name: int(value) for name, value in re.findall(r"(\w+) (\d+)", said)}
     assert figures["different"] == 0
-    assert figures["looks"] > 100
-    assert figures["read"] < figures["groups"] / 3
+    assert figures["looks"] > 50  # then it may have paused, if looking did not pay
+    assert figures["read"] < figures["groups"] / 2
 
 
 @pytest.mark.long

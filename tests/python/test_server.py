@@ -119,7 +119,7 @@ def test_completions_of_several_prompts(client: Any, llama: Llama) -> None:
     assert chunks[-1]["usage"] == answer["usage"]
 
 
-LONG = "The lamp is red. Mia likes tea. " * 110
+LONG = "Mia has a red lamp. " * 160
 # Where each protocol has the figures of an answer, and requests for one with a given prompt.
 PROTOCOLS: dict[str, tuple[str, Any]] = {
     "completions": ("/v1/completions", lambda text, n: {"prompt": text, "max_tokens": n}),

@@ -217,7 +217,7 @@ def test_choices_and_regular_expressions(tiny: Llama) -> None:
         date = tiny.generate("On ", regex=r"\d{4}-(0[1-9]|1[0-2])(x|\pL{2})?", seed=seed)
         assert re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])(x|[^\W\d_]{2})?", date.parsed)
     assert tiny.chat("Hello!", choice=["yes", "no"], temperature=0) in ("yes", "no")
-    assert tiny.generate("Hello").parsed is None
+    assert tiny.generate("Hello", max_tokens=4).parsed is None
 
 
 @pytest.mark.parametrize("think", [False, True])
@@ -226,7 +226,10 @@ def test_the_thought_is_free_and_the_answer_is_not(tiny: Llama, think: bool) -> 
     assert answer.parsed == DATA
     assert bool(answer.reasoning) is think
     if think:
-        assert not answer.reasoning.startswith("{")
+        sum_of = "How much is 15 plus 18?"
+        found = tiny.chat(sum_of, schema={"type": "integer"}, think=True, temperature=0)
+        assert found.parsed == 33
+        assert found.reasoning.startswith("15 + 18: ")
         assert answer.reasoning == tiny.chat(ASK, think=True, temperature=0).reasoning
         cut = tiny.chat(ASK, schema=SCHEMA, thinking_budget=3, temperature=0)
         assert (cut.reasoning_tokens, cut.reasoning_end) == (3, "budget")
