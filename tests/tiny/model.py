@@ -32,7 +32,7 @@ LOOKING_BACK = (0, 1, 4, 6)  # layers, see look_back
 _FORGET = -30.0  # log decay at the start of a document: nothing before it is left
 
 
-def config(heads: int = 4, kv_heads: int = 2) -> Qwen3_5Config:
+def config() -> Qwen3_5Config:
     """Real head shapes and layer pattern; width, depth and vocabulary reduced."""
     rope = {
         "rope_type": "default",
@@ -47,8 +47,8 @@ def config(heads: int = 4, kv_heads: int = 2) -> Qwen3_5Config:
         "hidden_size": 256,
         "intermediate_size": 512,
         "num_hidden_layers": 8,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "head_dim": 256,
         "linear_num_key_heads": K_HEADS,
         "linear_num_value_heads": 2,
@@ -111,9 +111,9 @@ class Mtp(nn.Module):
 class TinyModel(nn.Module):
     """`transformers`' model and the MTP layer that it does not have."""
 
-    def __init__(self, shape: Qwen3_5Config | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.hf = Qwen3_5ForConditionalGeneration(shape or config())
+        self.hf = Qwen3_5ForConditionalGeneration(config())
         self.mtp = Mtp(self.hf.config.text_config)
         _initialise(self)
 
@@ -229,8 +229,7 @@ def _keeps_f32(name: str) -> bool:
 
 def load(folder: Path) -> TinyModel:
     """Reads a folder written by `save`; values are widened to float32."""
-    text = json.loads((folder / "config.json").read_text())["text_config"]
-    model = TinyModel(config(text["num_attention_heads"], text["num_key_value_heads"]))
+    model = TinyModel()
     tensors = {name: t.float() for name, t in load_file(folder / "model.safetensors").items()}
     mtp = {n.removeprefix("mtp."): t for n, t in tensors.items() if n.startswith("mtp.")}
     trunk = {n: t for n, t in tensors.items() if not n.startswith("mtp.")}
