@@ -159,28 +159,25 @@ def yes_no(rng: random.Random, test: bool) -> Sample:
     city, place, food = rng.choice(CITIES), rng.choice(TOWN), rng.choice(FOODS)
     true = rng.random() < 0.5
 
-    def claim(value: str, pool: list[str]) -> str:
-        return value if true else rng.choice([each for each in pool if each != value])
+    def claim(facet: tuple[str, str, list[str]], right: bool) -> str:
+        wording, value, pool = facet
+        named = value if right else rng.choice([each for each in pool if each != value])
+        return wording.format(a(named) if pool is THINGS else named)
 
-    colours = (f"Is the {thing} {{}}?", colour, COLOURS)
-    things = (f"Does {name} have {{}}?", thing, THINGS)
-    told, asked, facets = rng.choice(
-        [
-            (f"{name} has a {colour} {thing}.", f"Is the {thing} {claim(colour, COLOURS)}?",
-             [colours, things]),
-            (f"{name} has a {colour} {thing}.", f"Does {name} have {a(claim(thing, THINGS))}?",
-             [things, colours]),
-            (f"{name} put the {colour} {thing} in the {place}.",
-             f"Is the {colour} {thing} in the {claim(place, TOWN)}?",
-             [(f"Is the {colour} {thing} in the {{}}?", place, TOWN), colours]),
-            (f"{name} has a {colour} {thing} and lives in {city}.",
-             f"Does {name} live in {claim(city, CITIES)}?",
-             [(f"Does {name} live in {{}}?", city, CITIES), colours, things]),
-            (f"{name} ate {food} and lost a {colour} {thing}.",
-             f"Did {name} eat {claim(food, FOODS)}?",
-             [(f"Did {name} eat {{}}?", food, FOODS), colours]),
-        ]
-    )  # fmt: skip
+    is_coloured = (f"Is the {thing} {{}}?", colour, COLOURS)
+    has = (f"Does {name} have {{}}?", thing, THINGS)
+    stands = (f"Is the {colour} {thing} in the {{}}?", place, TOWN)
+    lives = (f"Does {name} live in {{}}?", city, CITIES)
+    eats = (f"Did {name} eat {{}}?", food, FOODS)
+    statements = [  # each with what can be asked about it, the tested question first
+        (f"{name} has a {colour} {thing}.", [is_coloured, has]),
+        (f"{name} has a {colour} {thing}.", [has, is_coloured]),
+        (f"{name} put the {colour} {thing} in the {place}.", [stands, is_coloured]),
+        (f"{name} has a {colour} {thing} and lives in {city}.", [lives, is_coloured, has]),
+        (f"{name} ate {food} and lost a {colour} {thing}.", [eats, is_coloured]),
+    ]
+    asked_of = [(told, claim(facets[0], true), facets) for told, facets in statements]
+    told, asked, facets = rng.choice(asked_of)
     other = rng.choice([each for each in NAMES if each != name])
     extra = [f"{other} went to the {place}.", f"{other} was happy.", "It was a long day.",
              f"{other} likes tea."]  # fmt: skip
@@ -189,13 +186,11 @@ def yes_no(rng: random.Random, test: bool) -> Sample:
     question = f"{asked} {rng.choice(['Answer yes or no.', 'Yes or no?'])}"
     sample = _ask(rng, question, " ".join(lines), "yes" if true else "no")
     sample.messages[-1]["clue"] = (articles(told), facets[0][1])
-    for wording, value, pool in [] if test else rng.choices(facets, k=rng.randint(0, 5)):
+    for facet in [] if test else rng.choices(facets, k=rng.randint(0, 5)):
         right = rng.random() < 0.5
-        named = value if right else rng.choice([each for each in pool if each != value])
-        named = a(named) if pool is THINGS else named
-        more = f"{wording.format(named)} {rng.choice(['Answer yes or no.', 'Yes or no?'])}"
+        more = f"{claim(facet, right)} {rng.choice(['Answer yes or no.', 'Yes or no?'])}"
         reply = assistant("yes" if right else "no")
-        sample.messages.extend([user(more), {**reply, "clue": (articles(told), value)}])
+        sample.messages.extend([user(more), {**reply, "clue": (articles(told), facet[1])}])
     return replace(sample, expect=sample.messages[-1]["content"])
 
 
