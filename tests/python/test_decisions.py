@@ -8,7 +8,6 @@ import enum
 import json
 import math
 import random
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -352,19 +351,19 @@ def test_a_table_with_a_long_cell(tiny: Llama, tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = next(iter(MESSAGES))
+    text, team = list(MESSAGES.items())[1]
     base = ["decide", "tiny", "--label", ",".join(TEAMS)]
     assert main([*base, text, "--field", "urgent:bool", "--field", "score:0..4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["label"]["value"] == "shipping"
+    assert found["label"]["value"] == team
     assert found["urgent"]["value"] in (True, False)
     assert set(found["score"]["probabilities"]) == {"0", "1", "2", "3", "4"}
     assert main([*base, text]) == 0
-    assert re.match(r"label: shipping  \(shipping (0\.9|1\.0)", capsys.readouterr().out)
+    assert capsys.readouterr().out.startswith("label: billing  (billing 1.000")
     _table(tmp_path / "in.csv", [("1", text)])
     files = ["--csv", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out.csv")]
     assert main([*base, *files, "--column", "text", "-q"]) == 0
-    assert _rows(tmp_path / "out.csv")[0]["label"] == "shipping"
+    assert _rows(tmp_path / "out.csv")[0]["label"] == team
     for wrong in (
         [*base, *files], [*base, text, "--field", "x"], ["decide", "tiny", text],
         [*base, text, "--question", "no:Which?"],
